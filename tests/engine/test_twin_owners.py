@@ -125,6 +125,20 @@ N, J = frozenset({"nginx"}), frozenset({"java"})
         (Owner(comms=N, pids=frozenset({7})), Owner(programs=J, tool="ss", pids=frozenset({7, 8})), True),
         (Owner(comms=N, pids=frozenset({7})), Owner(programs=J, tool="ss", pids=frozenset({7}), boot=1), None),
         (Owner(comms=N, pids=frozenset({7})), Owner(comms=J, pids=frozenset({7})), False),
+        # A socket, within one boot.
+        (Owner(comms=N, inodes=frozenset({7})), Owner(comms=J, inodes=frozenset({7, 8})), True),
+        (Owner(comms=N, inodes=frozenset({7})), Owner(comms=J, inodes=frozenset({7}), boot=1), False),
+        (Owner(unit="a.service", comms=N, inodes=frozenset({7})), Owner(comms=J, inodes=frozenset({7})), True),
+        (
+            Owner(unit="a.service", comms=N, inodes=frozenset({7})),
+            Owner(unit="b.service", of_socket=True, comms=J, inodes=frozenset({7})),
+            True,
+        ),
+        (
+            Owner(unit="a.service", inodes=frozenset({7})),
+            Owner(unit="b.service", inodes=frozenset({7})),
+            False,
+        ),
     ],
 )
 def test_whether_two_are_the_same_owner(one: Owner, other: Owner, same: bool | None) -> None:
@@ -178,6 +192,7 @@ def test_known_none_and_shown_one_it_is_the_owner_and_never_joined() -> None:
     assert told(play, 15, NGINX) == []
     assert owners(play) == ["nginx.service"]
     assert play.reference.ports["a"][80].owners[0].joined is None
+    assert told(known(sock(None, None, None, inode=1)), 15, NGINX) == []  # no restart either
 
 
 def test_one_that_joins_is_not_told() -> None:
@@ -312,12 +327,22 @@ def test_another_process_that_holds_a_socket_with_the_first_one_is_its_owner() -
     both = sock("systemd", "init.scope", 1, inode=5000, owners=(Process(1, "systemd"), Process(500, "nginx")))
     play = known(sock("nginx", None, 500, inode=5000))
     assert told(play, 15, both) == told(play, 20, sock("nginx", None, 500, inode=5000)) == []
-    assert told(play, 25, replace(both, owners=(Process(1, "systemd"), Process(600, "caddy")))) == ["replaced"]
+    assert told(play, 25, replace(both, inode=1, owners=(Process(1, "systemd"), Process(600, "caddy")))) == ["replaced"]
     assert play.reference.ports["a"][80].pids == {600}
 
 
 def owners_of_programs(play: Play) -> list[str]:
     return sorted(name for one in play.reference.ports["a"][80].owners for name in one.programs)
+
+
+def test_who_has_the_same_socket_is_the_same_owner_and_has_both_names_where_no_unit_compares() -> None:
+    play = known(PYTHON)
+    other = sock("gunicorn", None, 901, inode=9000)
+    assert told(play, 15, other) == []
+    assert play.reference.ports["a"][80].owners[0].comms == {"python3", "gunicorn"}
+    assert told(play, 20, sock("python3", None, 902, inode=9001)) == ["restarted"]
+    assert play.reference.ports["a"][80].owners[0].comms == {"python3"}
+    assert told(play, 25, sock("gunicorn", None, 901, inode=9002)) == ["replaced"]
 
 
 # ── binds of owners ─────────────────────────────────────────────────────────────────────────────
@@ -387,6 +412,19 @@ def test_the_addresses_of_each_owner(before: str, now: str, events: list[str]) -
         ]
 
     assert told(known(*rows(before)), 15, *rows(now)) == events
+
+
+def test_another_owner_that_has_only_some_of_the_addresses_is_one_message_and_two_changes() -> None:
+    local = replace(PYTHON, address="127.0.0.1")
+    play = known(NGINX)
+    assert told(play, 15, local) == ["rebound severe"]
+    row = play.reference.ports["a"][80]
+    assert [len(one) for one in (row.messages, row.presence.times, row.parts.times)] == [1, 1, 1]
+    play = known(NGINX, flap_threshold=1)
+    assert [one.split()[0] for one in told(play, 15, local)] == ["flapping"]
+    play = known(NGINX)
+    play.reference.ports["a"][80].parts.flapping = True
+    assert told(play, 15, local) == ["replaced"]  # of its addresses nothing is told
 
 
 # ── when nothing is compared ────────────────────────────────────────────────────────────────────
@@ -484,6 +522,20 @@ def test_a_declared_owner_is_the_same_one_whatever_its_unit_runs_later() -> None
     assert [told(play, minutes, one) for minutes, one in enumerate((gunicorn, python, python))] == [[], [], []]
     assert told(play, 5) == ["down"]
     assert told(play, 10, python) == ["recovered"]
+
+
+def test_a_declaration_that_ends_says_nothing_of_a_port_that_others_have() -> None:
+    play = declared(NGINX)
+    assert told(play, 15, PYTHON) == ["down"]
+    play.accepted["a", "tcp", 80] = _at(17)
+    play.declared, play.owners = (), ()
+    assert told(play, 20, NGINX) == []
+    assert play.reference.ports["a"][80].is_held
+    assert told(play, 25, PYTHON) == ["retired"]
+    play = declared(NGINX)
+    told(play, 15, PYTHON)
+    play.declared, play.owners = (), ()
+    assert [told(play, 20), told(play, 25, NGINX)] == [[], ["recovered"]]
 
 
 # ── rules or declarations that change ───────────────────────────────────────────────────────────
@@ -686,13 +738,23 @@ def test_boots_that_took_more_than_an_hour_say_nothing_and_only_the_last_five_co
 
 
 def test_a_second_boot_within_the_grace_does_not_extend_it() -> None:
+    def late(*boots: str) -> Play:
+        play = known(NGINX)
+        for minutes in five(0, 20):
+            told(play, HOUR + minutes, *([NGINX] if minutes == 20 else []), boot="b2x")
+        begin = 3 * HOUR  # 30 minutes from here
+        assert [told(play, begin + minutes, boot=boot) for minutes, boot in zip(five(0, 95), boots, strict=False)] == [
+            []
+        ] * len(boots)
+        return play
+
+    assert told(late("b3x", *["b4x"] * 5), 3 * HOUR + 30, boot="b4x") == ["down"]
+    # It begins anew with a boot after the grace of the host.
+    assert told(late(*["b3x"] * 3, *["b4x"] * 6), 3 * HOUR + 45, boot="b4x") == ["down"]
+    # What had its time is missing, though nothing was seen of it between.
     play = known(NGINX)
-    for minutes in five(0, 20):
-        told(play, HOUR + minutes, *([NGINX] if minutes == 20 else []), boot="b2x")
-    begin = 3 * HOUR  # 30 minutes from here
-    assert [told(play, begin, boot="b3x"), told(play, begin + 5, boot="b4x")] == [[], []]
-    assert [one for minutes in five(10, 25) for one in told(play, begin + minutes, boot="b4x")] == []
-    assert told(play, begin + 30, boot="b4x") == ["down"]
+    assert [told(play, minutes, boot=boot) for minutes, boot in ((60, "b2x"), (70, "b3x"))] == [[], []]
+    assert told(play, 75, boot="b3x") == ["down"]
 
 
 def test_a_port_that_moves_at_each_boot_takes_its_time_with_it() -> None:

@@ -154,3 +154,41 @@ def test_what_is_mature_declared_or_of_no_owner_is_a_subject_of_its_own() -> Non
         told(one, 0, 40001)
         assert told(one, 5) == [("down", 40001)]
         assert not one.reference.hosts["a"].subjects
+
+
+def test_when_the_port_that_speaks_is_declared_it_goes_on_by_itself_and_the_others_flap_no_more() -> None:
+    play = begun(flap_threshold=2)
+    told(play, 5, 40001, 40002)
+    assert told(play, 10, 40002) == [("down young", 40001)]
+    assert told(play, 15, 40001, 40002) == [("recovered", 40001)]
+    assert told(play, 20, 40002) == [("flapping up", 40001)]
+    play.declared = (40001,)
+    assert told(play, 25, 40002, 40003) == [("new", 40003)]
+    assert told(play, 30, 40001, 40003) == [("down young", 40002)]
+    found = [(minutes, one) for minutes in five(35, 95) for one in told(play, minutes, 40001, 40003)]
+    assert found == [(90, ("stable up", 40001))]
+
+
+def test_a_young_port_that_flaps_by_itself_does_so_until_it_is_stable() -> None:
+    play = begun(flap_threshold=2)
+    hidden = sock(None, None, None, port=40001)
+    found = [play.run(minutes, look(*([hidden] if minutes != 10 else []))) for minutes in five(5, 15)]
+    assert [[one[1] for one in events] for events in found] == [["new"], ["down"], ["flapping"]]
+    assert told(play, 20, 40001, 40002) == [("new", 40002)]  # its owner shows
+    assert [told(play, 25, 40002), told(play, 30, 40001, 40002)] == [[], []]
+    found = [(minutes, one) for minutes in five(35, 95) for one in told(play, minutes, 40001, 40002)]
+    assert found == [(90, ("stable up", 40001))]
+    assert told(play, 100, 40002) == [("down young", 40001)]
+    assert play.reference.hosts["a"].subjects["worker.service"].changes.times
+
+
+def test_the_port_that_speaks_does_not_retire_by_age_while_they_flap() -> None:
+    play = begun(flap_threshold=2, mature_after=timedelta(hours=1))
+    told(play, 5, 40001)
+    assert [told(play, 10), told(play, 15, 40001)] == [[("down young", 40001)], [("recovered", 40001)]]
+    assert told(play, 20) == [("flapping down", 40001)]
+    seen = [told(play, minutes, *([40002] if minutes % 20 else [])) for minutes in five(25, 100)]
+    assert [one for events in seen for one in events] == []
+    found = [(minutes, one) for minutes in five(105, 160) for one in told(play, minutes)]
+    assert found == [(160, ("stable down", 40001))]
+    assert told(play, 165) == [("retired young", 40001)]

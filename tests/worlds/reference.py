@@ -827,7 +827,7 @@ class Reference(Ports):
                     tuple(sorted(port.programs)),
                     tuple(sorted(port.pids)),
                     port.hidden_since is not None,
-                    bool(port.holders),
+                    port.is_held,
                 )
         return found
 

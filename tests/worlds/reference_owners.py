@@ -208,8 +208,8 @@ def is_same(known: Owner, shown: Owner, many: Set[str]) -> bool | None:
             return by_program or shares_a_socket(known, shown)
         return True
     if by_program is not None:
-        return by_program
-    return True if known.boot == shown.boot and known.pids & shown.pids else None
+        return by_program or shares_a_socket(known, shown)
+    return True if shares_a_socket(known, shown) or (known.boot == shown.boot and known.pids & shown.pids) else None
 
 
 def shares_a_socket(known: Owner, shown: Owner) -> bool:
@@ -226,8 +226,9 @@ def _same_program(known: Owner, shown: Owner) -> bool | None:
 
 def seen_again(known: Owner, shown: Owner, many: Set[str]) -> Owner:
     """An owner after a look that shows it: what is not shown now, such as the unit of its process, stays as known."""
-    if known.unit and known.unit == shown.unit and is_many(known.unit, many) and shares_a_socket(known, shown):
-        # Several programs of it have one socket: any of them is shown for it.
+    by_unit = bool(known.unit and shown.unit) and known.of_socket == shown.of_socket
+    if shares_a_socket(known, shown) and (not by_unit or (known.unit == shown.unit and is_many(known.unit, many))):
+        # Several programs have one socket: any of them is shown for it.
         one_tool = bool(shown.programs) and known.tool == shown.tool
         programs = known.programs | shown.programs if one_tool else shown.programs
         shown = replace(shown, comms=known.comms | shown.comms, programs=programs)
@@ -378,7 +379,7 @@ class Circumstances:
 def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """A port that was up and is seen."""
     if not known:
-        return Verdict(list(view.owners), same=True)
+        return Verdict(list(view.owners), same=not view.owners)  # who had its sockets is not known
     found = pairs(known, view.owners, look.many)
     blank = view.blank or found.unknown
     joined = [replace(one, joined=look.clock) for one in found.newcomers]

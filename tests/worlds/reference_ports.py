@@ -167,9 +167,9 @@ class Ports(Young):
     def _judge_ports(self, look: Sight) -> None:
         """Every port of one ok look."""
         ports = self.ports[look.host_id]
-        self._all_begin(look.host_id)
         told_before = len(self._events)
         hidden = {number for number, port in ports.items() if self._is_hidden(look, number, port)}
+        self._all_begin(look, hidden)
         for number in sorted(hidden):
             self._hide(look, number, ports[number])
         for number in sorted(look.denied & ports.keys() - hidden - look.declared):
@@ -242,10 +242,13 @@ class Ports(Young):
         if look.other_rules or port.declared != (number in look.declared):
             for one in port.owners:  # if it is shown, its sockets say so
                 one.watched = number in look.declared or self._is_owner_watched(look.host_id, number, port, one)
+        undeclared = port.declared and number not in look.declared
+        if undeclared and not resumed and port.status == "down" and port.is_held:
+            port.declared = False
+            return  # the next look judges it as a learned one
         if look.first:
             self._known_in_another_boot(look, number, port)
             return
-        undeclared = port.declared and number not in look.declared
         other_view = look.learning or look.other_rules or port.declared != (number in look.declared)
         port.declared = number in look.declared
         if number not in look.seen:
@@ -272,7 +275,10 @@ class Ports(Young):
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
         port.declared = number in look.declared
         until = self._grace_until(look, number, port)
-        if port.waits_until is None or look.at >= port.waits_until:
+        anew = self.hosts[look.host_id].grace_until == look.at + self.settings.reboot_grace
+        if anew and port.grace_until is not None and look.at < port.grace_until:
+            port.grace_until = None  # of a boot after which it still had time; if that is over it is missing
+        if anew or port.waits_until is None or look.at >= port.waits_until:
             port.waits_until = until
         if number in look.seen:
             seen = look.seen[number]
@@ -397,6 +403,8 @@ class Ports(Young):
         if all_back:  # what is lost still was tracked without a word until now
             kind, extra = ("rebound", "severe") if port.lost else ("recovered", "owner")
         if kind:
+            if extra and verdict.replaced and not (port.gone or port.parts.flapping):
+                self._says_it_too(port, look, number)
             self._parts_changed(port, look, kind, number, extra, counts=not changed)
             changed = True
         port.grace_until = None
@@ -455,6 +463,13 @@ class Ports(Young):
         if gone:
             self._parts_changed(port, look, "owner_gone", number)
         return bool(gone)
+
+    def _says_it_too(self, port: PortRow, look: Sight, number: int) -> None:
+        """The lost bind says who has the port: that another owner replaced its own is no event and no message."""
+        replaced = (look.at, "replaced", look.host_id, number, "")
+        if replaced in self._events:
+            self._events.remove(replaced)
+            port.messages.remove(look.at)
 
     @staticmethod
     def _a_loss_goes_on(port: PortRow) -> None:
@@ -669,7 +684,8 @@ class Ports(Young):
         enough = self.settings.retire_after
         if port.young:
             enough = min(enough, self.settings.mature_after)
-        is_old = look.clock - port.seen_clock >= enough
+        speaks = self._speaks_for(look.host_id, number) is not None
+        is_old = look.clock - port.seen_clock >= enough and not speaks
         if is_old and self.jumped and not is_accepted:
             return  # the next run says
         if is_accepted or is_old:

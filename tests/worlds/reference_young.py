@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.probe.compare import program_of
-from tests.worlds.reference_looks import Sight, is_ephemeral
+from tests.worlds.reference_looks import Seen, Sight, is_ephemeral
 from tests.worlds.reference_owners import Owner, is_many
 from tests.worlds.reference_rows import FEW, MOST, HostRow, PortRow, Settings, Subject, told_today
 from tests.worlds.reference_watching import Watching
@@ -25,6 +26,9 @@ class Young(Watching):
     _subject: Subject | None = None
     """Of the known port that is looked at, as it was before the look."""
 
+    def _grows_up(self, port: PortRow, look: Sight, number: int, seen: Seen | None) -> None:
+        raise NotImplementedError
+
     # ── which ports ─────────────────────────────────────────────────────────────────────────────
 
     def _subject_of(self, look: Sight, number: int, port: PortRow) -> Subject | None:
@@ -37,7 +41,7 @@ class Young(Watching):
             return None
         subjects, name = self.hosts[look.host_id].subjects, name_of(port.owners, look.many)
         subject = subjects.get(name)
-        if port.young_since is None:
+        if port.young_since is None or port.presence.flapping:
             return None
         if port.status == "up" and look.clock - port.young_since >= self.settings.mature_after:
             return None
@@ -65,11 +69,19 @@ class Young(Watching):
 
     # ── before and after a look at one of them ──────────────────────────────────────────────────
 
-    def _all_begin(self, host_id: str) -> None:
-        """Without an alert of its speaker a subject does not flap any more."""
-        ports = self.ports[host_id]
-        for subject in self.hosts[host_id].subjects.values():
-            if subject.speaker in ports and ports[subject.speaker].paused:
+    def _all_begin(self, look: Sight, hidden: Set[int]) -> None:
+        """Without an alert of its speaker a subject does not flap any more, nor if that is none of its ports now."""
+        ports = self.ports[look.host_id]
+        for subject in self.hosts[look.host_id].subjects.values():
+            number = subject.speaker
+            if number is None or number not in ports:
+                continue
+            port = ports[number]
+            if number not in hidden:
+                self._grows_up(port, look, number, look.seen.get(number))
+            if port.young_since is None and not port.paused:  # its alert goes on
+                port.presence = replace(subject.changes, times=list(subject.changes.times))
+            if port.young_since is None or port.paused:
                 subject.forget()
 
     def _begins(self, look: Sight, number: int, port: PortRow) -> None:
