@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from portmon.config import Config
-from portmon.engine import clocks
+from portmon.engine import clocks, owners
 from portmon.engine.conditions import Condition, Open
 from portmon.engine.config import States
 from portmon.engine.declared import declared_ports
@@ -157,7 +157,7 @@ def snapshot_of(known: Iterable[HostState], ports: Iterable[Port], opened: Mappi
             tuple(sorted(port.programs)),
             tuple(sorted(port.pids)),
             port.hidden_since is not None,
-            bool(port.holders),
+            bool(owners.present(port.holders)),
         )
     return found
 
