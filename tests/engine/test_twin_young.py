@@ -192,3 +192,14 @@ def test_the_port_that_speaks_does_not_retire_by_age_while_they_flap() -> None:
     found = [(minutes, one) for minutes in five(105, 160) for one in told(play, minutes)]
     assert found == [(160, ("stable down", 40001))]
     assert told(play, 165) == [("retired young", 40001)]
+
+
+def test_a_person_who_accepts_who_has_the_port_that_speaks_ends_it() -> None:
+    play, other = begun(flap_threshold=2), sock("python3", "other.service", 9, port=40001, inode=9)
+    told(play, 5, 40001, 40002)
+    assert [told(play, 10, 40002), told(play, 15, 40001, 40002)] == [[("down young", 40001)], [("recovered", 40001)]]
+    assert told(play, 20, 40002) == [("flapping up", 40001)]
+    play.accepted["a", "tcp", 40001] = START + timedelta(minutes=22)
+    events = [one for minutes in five(25, 120) for one in play.run(minutes, look(other, worker(40002)))]
+    assert [one[:2] for one in events] == [(25, "retired")]
+    assert [one[1] for one in play.run(125, look(other))] == ["down"]
