@@ -757,6 +757,16 @@ def test_a_second_boot_within_the_grace_does_not_extend_it() -> None:
     assert told(play, 75, boot="b3x") == ["down"]
 
 
+def test_a_boot_after_the_grace_of_the_host_gives_owners_their_time_anew() -> None:
+    play = known(NGINX, VARNISH)
+    for minutes in five(HOUR, HOUR + 20):
+        told(play, minutes, *([NGINX, VARNISH] if minutes == HOUR + 20 else []), boot="b2x")
+    begin = 3 * HOUR
+    assert [told(play, begin + minutes, NGINX, boot="b3x") for minutes in five(0, 10)] == [[]] * 3
+    assert [told(play, begin + minutes, NGINX, boot="b4x") for minutes in five(15, 40)] == [[]] * 6
+    assert told(play, begin + 45, NGINX, boot="b4x") == ["owner_gone"]
+
+
 def test_a_port_that_moves_at_each_boot_takes_its_time_with_it() -> None:
     play = Play()
 

@@ -172,8 +172,8 @@ def test_when_the_port_that_speaks_is_declared_it_goes_on_by_itself_and_the_othe
 def test_a_young_port_that_flaps_by_itself_does_so_until_it_is_stable() -> None:
     play = begun(flap_threshold=2)
     hidden = sock(None, None, None, port=40001)
-    found = [play.run(minutes, look(*([hidden] if minutes != 10 else []))) for minutes in five(5, 15)]
-    assert [[one[1] for one in events] for events in found] == [["new"], ["down"], ["flapping"]]
+    events = [one for minutes in five(5, 15) for one in play.run(minutes, look(*([hidden] if minutes != 10 else [])))]
+    assert [one[1] for one in events] == ["new", "down", "flapping"]
     assert told(play, 20, 40001, 40002) == [("new", 40002)]  # its owner shows
     assert [told(play, 25, 40002), told(play, 30, 40001, 40002)] == [[], []]
     found = [(minutes, one) for minutes in five(35, 95) for one in told(play, minutes, 40001, 40002)]
@@ -192,3 +192,14 @@ def test_the_port_that_speaks_does_not_retire_by_age_while_they_flap() -> None:
     found = [(minutes, one) for minutes in five(105, 160) for one in told(play, minutes)]
     assert found == [(160, ("stable down", 40001))]
     assert told(play, 165) == [("retired young", 40001)]
+
+
+def test_a_person_who_accepts_who_has_the_port_that_speaks_ends_it() -> None:
+    play, other = begun(flap_threshold=2), sock("python3", "other.service", 9, port=40001, inode=9)
+    told(play, 5, 40001, 40002)
+    assert [told(play, 10, 40002), told(play, 15, 40001, 40002)] == [[("down young", 40001)], [("recovered", 40001)]]
+    assert told(play, 20, 40002) == [("flapping up", 40001)]
+    play.accepted["a", "tcp", 40001] = START + timedelta(minutes=22)
+    events = [one for minutes in five(25, 120) for one in play.run(minutes, look(other, worker(40002)))]
+    assert [one[:2] for one in events] == [(25, "retired")]
+    assert [one[1] for one in play.run(125, look(other))] == ["down"]

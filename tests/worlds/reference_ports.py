@@ -675,6 +675,9 @@ class Ports(Young):
         port.seen_boot = look.boot
         port.addresses = frozenset()  # what is there now is all that is expected
         port.presence.forget()
+        subject = self._speaks_for(look.host_id, number)
+        if subject is not None:
+            subject.forget()  # its alert is closed for good
         if port.alert:
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
 
