@@ -8,7 +8,7 @@ the table; ``docs/states.md`` shows these rows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from portmon.engine import binds, holding, lifecycle, owners, telling
@@ -104,7 +104,8 @@ def again(
     elif (shown.owners or not owners.present(port.holders)) and owners.is_own(
         _must_have(port, terms, evidence), shown, evidence.many
     ):
-        step = _back(port, seen, shown, evidence, accepted, quiet=quiet)
+        known = [dataclasses.replace(own, is_watched=is_watched(own)) for own in owners.of(port)]
+        step = _back(port, known, seen, shown, evidence, accepted, quiet=quiet)
     else:
         step = _held(port, seen, shown, evidence, accepted)
     return dataclasses.replace(step, drafts=(*unwatched, *step.drafts))
@@ -261,12 +262,21 @@ def _hide_binds(
 
 
 def _back(
-    port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: datetime | None, *, quiet: bool
+    port: Port,
+    known: Sequence[PortOwner],
+    seen: Seen,
+    shown: Holders,
+    evidence: Evidence,
+    accepted: datetime | None,
+    *,
+    quiet: bool,
 ) -> Transition:
-    """A port that was down, and that one of its owners has again."""
+    """A port that was down, and that one of its owners has again.
+
+    :param known: its owners, as the rules in force watch them
+    """
     before = dataclasses.replace(port)
     told = _recovers(port, evidence)
-    known = owners.of(port)
     if evidence.new_boot:
         change = owners.Change(owners.after_boot(known, shown, evidence.many))
     else:
