@@ -381,6 +381,9 @@ class _Matching:
                 self.unclear.append(one)
             else:
                 self.newcomers.append(dataclasses.replace(one, joined=clock))
+        if len(self.unclear) == len(shown.owners) == len(self.known) == 1:
+            # Whether it is the same can't be known; from now on it has the names that are shown now.
+            self.matches[0] = self.unclear.pop()
         self.nameless = shown.nameless or bool(self.unclear)
 
     def _add(self, one: PortOwner, place: int, *others: int) -> None:
@@ -455,9 +458,6 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
 def _none_is_there(found: _Matching, shown: Holders, many: Collection[str], times: Times) -> Change:
     """None of the known owners is shown, as far as that can be known."""
     known, newcomers = found.known, tuple(found.newcomers)
-    if not newcomers and len(known) == len(shown.owners) == 1:
-        # Whether it is the same can't be known; from now on it has the names that are shown now.
-        return Change((updated(known[0], shown.owners[0], many),))
     if times.in_grace or not newcomers:
         return Change(_waiting(known) if times.in_grace else tuple(known), is_same=not newcomers)
     if found.nameless:
@@ -469,8 +469,6 @@ def _none_is_there(found: _Matching, shown: Holders, many: Collection[str], time
 def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> Change:
     """The owners that are shown, without a comparison; what is known of them besides stays known."""
     found = _Matching(known, shown, many, 0.0)
-    if not found.matches and not found.newcomers and len(found.known) == len(shown.owners) == 1:
-        return Change((_as_shown(updated(found.known[0], shown.owners[0], many), shown.owners[0]),))
     here = (_as_shown(own, found.matches[place]) for own, place in zip(found.here, sorted(found.matches), strict=True))
     others = (dataclasses.replace(one, joined=None) for one in (*found.newcomers, *found.unclear))
     return Change((*here, *others, *found.away), back=found.back)

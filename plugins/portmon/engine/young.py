@@ -119,16 +119,16 @@ class YoungPorts:
 
     def _group(self, port: Port) -> YoungOwner | None:
         """The owner for which a port speaks, else its own; None if the port is not young, not random, or nobody's."""
-        if port.declared:
+        evidence = self._evidence
+        if port.declared or port.young_since is None:
+            return None
+        is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
+        if port.status == PortStatus.UP and is_old:
             return None
         for one in self._own.values():
             if one.speaker == port.port:
                 return one
-        evidence = self._evidence
-        if port.young_since is None or port.status == PortStatus.CANDIDATE or port.presence.flapping_since:
-            return None
-        is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
-        if port.status == PortStatus.UP and is_old:
+        if port.status == PortStatus.CANDIDATE or port.presence.flapping_since:
             return None
         if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
             return None
@@ -141,8 +141,11 @@ class YoungPorts:
 
     def _of_other(self, port: Port, step: Transition) -> Transition:
         """A port that is no young one any more may have been one when its owner's were counted, and spoken for them."""
+        presence = NONE
         for one in list(self._own.values()):
             if one.speaker == port.port:
+                # It goes on with what it said of them.
+                presence = one.presence
                 self._own[one.owner] = dataclasses.replace(one, speaker=None, presence=NONE)
         if step.port is None or step.port.status != PortStatus.UP:
             for one in list(self._own.values()):
@@ -150,7 +153,7 @@ class YoungPorts:
                     ports = tuple(number for number in one.ports if number != port.port)
                     self._own[one.owner] = dataclasses.replace(one, ports=ports)
         if step.port is not None and step.port.presence is SHARED:
-            return dataclasses.replace(step, port=dataclasses.replace(step.port, presence=NONE))
+            return dataclasses.replace(step, port=dataclasses.replace(step.port, presence=presence))
         return step
 
     def _tell(self, group: YoungOwner, port: Port, draft: Draft, row: Row) -> tuple[YoungOwner, list[Draft]]:
