@@ -432,7 +432,7 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         return Change(shown.owners, is_same=False)
     found = _Matching(known, shown, many, times.clock)
     if not found.matches:
-        return _none_is_there(found, shown, many, times)
+        return _none_is_there(found, shown, times)
     everyone = [own for own in found.known if own.gone_since is None]
     left = [own for own in found.missing if _is_gone(own, everyone, shown, found.nameless, times)]
     is_same = not any(own.is_watched for own in (*left, *found.newcomers, *found.back))
@@ -455,7 +455,7 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
     return dataclasses.replace(change, owners=(*rest, *gone), gone=gone)
 
 
-def _none_is_there(found: _Matching, shown: Holders, many: Collection[str], times: Times) -> Change:
+def _none_is_there(found: _Matching, shown: Holders, times: Times) -> Change:
     """None of the known owners is shown, as far as that can be known."""
     known, newcomers = found.known, tuple(found.newcomers)
     if times.in_grace or not newcomers:
