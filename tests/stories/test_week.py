@@ -20,7 +20,7 @@ from portmon.config import parse_config
 from portmon.storage import alerts, silences
 from portmon.storage.database import Database
 from tests.worlds.databases import migrated
-from tests.worlds.fleet import FIVE, MONDAY, Fleet
+from tests.worlds.fleet import FIVE, MONDAY, Fleet, at
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -80,13 +80,6 @@ class ImitatedAlertmanager:
     def restart(self) -> None:
         """It was dead."""
         self.until.clear()
-
-
-def at(day: str, time: str) -> datetime:
-    """A moment of the week: ``("Tue", "03:05")``."""
-    days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].index(day)
-    hours, minutes = map(int, time.split(":"))
-    return MONDAY + timedelta(days=days, hours=hours, minutes=minutes)
 
 
 class Week:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from portmon.alerting.message.render import Message
@@ -20,6 +20,13 @@ from portmon.storage.database import Database
 from tests.worlds.runs import FIVE, Runs
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+def at(day: str, time: str) -> datetime:
+    """A moment of the week that begins on MONDAY: ``("Tue", "03:05")``."""
+    days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].index(day)
+    hours, minutes = map(int, time.split(":"))
+    return MONDAY + timedelta(days=days, hours=hours, minutes=minutes)
 
 
 @dataclass(slots=True)
@@ -66,6 +73,10 @@ class Machine:
         if self.trouble:
             error = {"timeout": "no answer on port 22 within 10 s"}.get(self.trouble, self.trouble)
             return Observation(outcome=Outcome.UNREACHABLE, error_class=self.trouble, error=error, **common)
+        return Observation(outcome=Outcome.OK, listing=self.listing(at), frames=(b"raw",), **common)
+
+    def listing(self, _: datetime) -> Listing:
+        """What it shows."""
         for port in self.loops & self.services.keys():
             self.restart(port)
         partners = [(port, program, 50_000 + port) for port, program in self.partners.items() if port in self.services]
@@ -73,10 +84,9 @@ class Machine:
         listeners = tuple(
             self._listener(address, port, program, pid) for port, program, pid in running for address in self.addresses
         )
-        seen = Listing(
+        return Listing(
             "netstat-W", 0, boot_id=f"{self.identity or self.host.id}-{self.boot}", netns=1, listeners=listeners
         )
-        return Observation(outcome=Outcome.OK, listing=seen, frames=(b"raw",), **common)
 
     def _listener(self, address: str, port: int, program: str, pid: int) -> Listener:
         if self.hides:
@@ -94,7 +104,7 @@ class Got:
 
 
 class Fleet(Runs):
-    """Hosts, their CMDB, and runs every 5 minutes.
+    """Hosts, their CMDB, and runs every 5 minutes, or at an interval of a subclass.
 
     :param dead: names of channels that take nothing just now
     :param got: messages that receivers took, in order
@@ -102,6 +112,7 @@ class Fleet(Runs):
     :param done: targets that had the message that is just being sent
     """
 
+    interval = FIVE
     run_id = "run{:05}"
 
     def __init__(self, database: Database, config: Config, *, start: datetime = MONDAY) -> None:
@@ -141,7 +152,7 @@ class Fleet(Runs):
         """
         run = self.run_of(run_type=self.run_type)
         self.scan_and_evaluate(run, evaluate=evaluate)
-        report_overdue(self.database, run, interval=FIVE, now=self.now)
+        report_overdue(self.database, run, interval=self.interval, now=self.now)
         self.alert()
         self.number += 1
         return self.events(run.run_id)
