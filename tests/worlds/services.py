@@ -105,7 +105,7 @@ class ServiceMachine(Machine):
         for name in names:
             self.running.pop(name, None)
 
-    def reboot(self, when: datetime, *, without: Collection[str] = ()) -> None:
+    def reboot(self, when: datetime, without: Collection[str] = ()) -> None:
         """It stops to answer, and begins again after a minute or two; what is enabled starts, each in its time.
 
         :param without: what does not come back
