@@ -22,7 +22,7 @@ from portmon.storage.database import Database
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import FIVE, MONDAY, Fleet, at
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.full, pytest.mark.long]
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "stories" / "week.txt"
 CONFIG = """
