@@ -51,8 +51,6 @@ while True:
 """
 """A program whose children get its socket, as those of many a server do that starts scripts."""
 
-NOT_ITS_SOCKET = "beside netstat all sockets of an address get the inode of the one that ss lists last"
-
 SCOPE = ("systemd-run", "--quiet", "--collect", "--scope")
 
 SUDOERS = (
@@ -317,14 +315,12 @@ def test_postgres_that_left_its_port_to_pgbouncer(boot: Boot) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("which", ["blue", "green"])
-def test_one_of_two_services_that_share_an_address(boot: Boot, which: str, request: pytest.FixtureRequest) -> None:
+def test_one_of_two_services_that_share_an_address(boot: Boot, which: str) -> None:
     world = boot(HAPROXY)
     for name in ("blue", "green"):
         world.haproxy(name, ":8080")
         world.host.start(f"app-{name}.service")
     world.watch()
-    if (world.tool, which) == ("netstat", "green"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_ITS_SOCKET))
     world.host.stop_unit(f"app-{which}.service")
     assert world.told() == [("owner_gone", 8080)]
     assert world.last(EventKind.OWNER_GONE).details["owner"] == f"haproxy (app-{which}.service)"
@@ -497,7 +493,10 @@ def test_ssh_by_the_socket_of_all_addresses(boot: Boot) -> None:
     # It listens on [::]:22 as Debian has it, for IPv4 as well: the next look comes that way.
     _switch_ssh(world, to="socket")
     world.told()
-    assert world.site.messages == []
+    # Its addresses are others, and none is lost.
+    (event,) = [event for event in world.site.events() if event.kind is EventKind.REBOUND]
+    assert (event.severity, event.details["severe"]) == ("warning", False)
+    assert len(world.site.messages) == 1
 
 
 @pytest.mark.full
@@ -581,13 +580,11 @@ def test_a_blue_green_handover(boot: Boot) -> None:
 
 
 @pytest.mark.full
-def test_handovers_between_instances_of_a_template(boot: Boot, request: pytest.FixtureRequest) -> None:
+def test_handovers_between_instances_of_a_template(boot: Boot) -> None:
     world = boot(HAPROXY)
     world.haproxy("any", ":8080", unit="app@")
     world.host.start("app@0.service")
     world.watch()
-    if world.tool == "netstat":
-        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_ITS_SOCKET))
     for number in range(4):
         world.host.start(f"app@{number + 1}.service")
         world.host.wait_for(8080, sockets=2)
@@ -701,14 +698,7 @@ def test_a_service_that_is_started_by_hand_in_a_session(boot: Boot) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "is_warning",
-    [
-        False,
-        pytest.param(True, marks=pytest.mark.xfail(strict=True, reason="no look tells which scope is a session's")),
-    ],
-)
-def test_a_program_of_a_session(boot: Boot, *, is_warning: bool) -> None:
+def test_a_program_of_a_session(boot: Boot) -> None:
     world = boot("/usr/bin/socat")
     command = "socat TCP4-LISTEN:9000,fork,reuseaddr EXEC:cat"
     world.in_scope("session-3.scope", command, 9000)
@@ -719,7 +709,7 @@ def test_a_program_of_a_session(boot: Boot, *, is_warning: bool) -> None:
     world.ends("socat", 9000)
     assert world.told() == [("down", 9000)]
     # It was there in the first look, and is young all the same.
-    assert not is_warning or world.last(EventKind.DOWN).severity == "warning"
+    assert world.last(EventKind.DOWN).severity == "warning"
 
 
 # ── units of many programs ──────────────────────────────────────────────────────────────────────
