@@ -201,7 +201,7 @@ def _retires_binds(port: Port, evidence: Evidence, accepted: datetime | None) ->
     since = port.lost_since
     if since is None or port.paused:
         return None, ()
-    was_accepted = accepted is not None and since <= accepted <= evidence.at
+    was_accepted = lifecycle.was_accepted(accepted, since, evidence.at)
     if not (was_accepted or _is_old(port, evidence)):
         return None, ()
     lost, port.lost, port.lost_since, port.lost_clock, port.binds = port.lost, (), None, None, NONE

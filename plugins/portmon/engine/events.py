@@ -50,7 +50,7 @@ class Report:
             notice = draft.kind.meaning(draft.details).role is AlertRole.NOTICE
             if notice and not lifecycle.may_note(host.told, at):
                 return
-            host.told = (*lifecycle.messages(host.told, at), at)
+            host.told = lifecycle.with_message(host.told, at)
         self.events.append(self._event(draft, host, None, at, {}))
 
     def of_port(

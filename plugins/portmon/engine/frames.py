@@ -31,24 +31,21 @@ CHANGES = {
 """Fields of Port that are :class:`portmon.engine.lifecycle.Changes`, and the columns of their parts."""
 
 
-def _columns() -> Iterator[tuple[str, str]]:
+def _columns() -> Iterator[tuple[str, str, str]]:
+    """Name and dtype of each column, and where a port has its value."""
+    parts = [field.name for field in dataclasses.fields(Changes)]
     for field in dataclasses.fields(Port):
         if field.name in CHANGES:
-            yield from zip(CHANGES[field.name], ("object", _TIME, _TIME), strict=True)
+            for name, dtype, part in zip(CHANGES[field.name], ("object", _TIME, _TIME), parts, strict=True):
+                yield name, dtype, f"{field.name}.{part}"
         else:
-            yield field.name, _DTYPES.get(str(field.type), "object")
+            yield field.name, _DTYPES.get(str(field.type), "object"), field.name
 
 
-PORT_COLUMNS: Mapping[str, str] = dict(_columns())
+PORT_COLUMNS: Mapping[str, str] = {name: dtype for name, dtype, _ in _columns()}
 """Columns of the frame of ports, name to dtype: the fields of :class:`portmon.engine.state.Port`."""
 
-_GETTERS = {
-    name: attrgetter(name) for name in PORT_COLUMNS.keys() & {field.name for field in dataclasses.fields(Port)}
-} | {
-    column: attrgetter(f"{name}.{part.name}")
-    for name, columns in CHANGES.items()
-    for column, part in zip(columns, dataclasses.fields(Changes), strict=True)
-}
+_GETTERS = {name: attrgetter(place) for name, _, place in _columns()}
 """What gives the value of each column."""
 KEY = ["host_id", "protocol", "port"]
 AT_ONCE = 2000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,26 +17,21 @@ from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 
 
-def changed_owners(
-    port: Port, shown: Holders, evidence: Evidence, is_watched: Callable[[PortOwner], bool] | None
-) -> owners.Change:
+def changed_owners(port: Port, known: Sequence[PortOwner], shown: Holders, evidence: Evidence) -> owners.Change:
     """What the look says of the owners of a port that is up.
 
-    :param is_watched: whether the rules in force watch an owner, if they are not those of the look before
+    :param known: its owners, as the rules in force watch them
     """
-    known = owners.of(port)
-    if is_watched is not None:
-        known = tuple(dataclasses.replace(own, is_watched=is_watched(own)) for own in known)
     if evidence.new_boot:
         # Without a name that could tell, the port's own values say as much.
         return owners.Change(owners.after_boot(known if shown.owners else port.owners, shown, evidence.many))
     if max(len(port.comms), len(port.programs)) >= limits.OWNERS:
         # One that is shown may be among those that were left out.
-        return owners.Change(known)
+        return owners.Change(tuple(known))
     if not evidence.learning:
         return owners.compare(known, shown, evidence.many, evidence.times)
     if not shown.owners:
-        return owners.Change(known)
+        return owners.Change(tuple(known))
     return owners.taken_over(known, shown, evidence.many)
 
 
@@ -129,7 +124,7 @@ def kept_owners(port: Port, found: Iterable[PortOwner]) -> tuple[PortOwner, ...]
 def retires_owners(port: Port, evidence: Evidence, accepted: datetime | None) -> tuple[Row | None, tuple[Draft, ...]]:
     """Owners that are gone are not expected any more."""
     away, since = owners.gone_of(port), telling.wrong_since(port)
-    was_accepted = accepted is not None and since <= accepted <= evidence.at
+    was_accepted = lifecycle.was_accepted(accepted, since, evidence.at)
     limit = evidence.clock - evidence.settings.retire_after.total_seconds()
     is_old = all(own.gone_clock is not None and own.gone_clock <= limit for own in away)
     if port.paused or not (was_accepted or (is_old and not evidence.jumped)):

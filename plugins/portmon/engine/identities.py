@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from portmon.engine import clocks, hosts, machines, owners, telling, transitions
+from portmon.engine import clocks, hosts, lifecycle, machines, owners, telling, transitions
 from portmon.engine.conditions import Condition
 from portmon.engine.hosts import Fleet
 from portmon.engine.lifecycle import NONE
@@ -191,7 +191,7 @@ class Identities:
         """Whether a person accepted the machine that answers for an entry."""
         accepted = self._accepted.get((host_id, *ACCEPTED))
         foreign = self._fleet.conditions.get(Condition.FOREIGN, host_id)
-        if not (foreign and accepted and foreign.since <= accepted <= at):
+        if not (foreign and lifecycle.was_accepted(accepted, foreign.since, at)):
             return False
         host = self._hosts[host_id]
         host.shared = True

@@ -106,6 +106,19 @@ def messages(told: Sequence[datetime], at: datetime) -> tuple[datetime, ...]:
     return tuple(one for one in told if at - one < DAY)
 
 
+def with_message(told: Sequence[datetime], at: datetime) -> tuple[datetime, ...]:
+    """The times of a subject's messages within the last day, with one more at this time."""
+    return (*messages(told, at), at)
+
+
+def was_accepted(accepted: datetime | None, since: datetime, at: datetime) -> bool:
+    """Whether a person accepted what is wrong since a time.
+
+    :param at: of the observation; a later decision is not for it
+    """
+    return accepted is not None and since <= accepted <= at
+
+
 def change(
     before: Changes,
     pace: Pace,

@@ -76,7 +76,7 @@ class PortOwner:
     :param binds: the address of each of its sockets
     :param is_watched: not all of its sockets are excluded by rules
     :param is_accepted: a person accepted it in place of those who had the port
-    :param joined: evidence clock since which it shares the port; None: nobody was there before it. Of another one that
+    :param joined: evidence clock since which it shares the port; None: none was there before it. Of another one that
         has a port that is down: since when; None while it is away
     :param waits: it is not back since the boot, and has time
     :param gone_since: since when it lacks its socket, while others remain
@@ -123,17 +123,12 @@ class Holders:
 
 def many_programs(listeners: Iterable[Listener]) -> set[str]:
     """The units that hold more than one program, each with a socket of its own, such as a supervisor's."""
-    rows: dict[str, list[Listener]] = defaultdict(list)
-    for row in listeners:
-        if row.unit is not None and (unit := name_of(row.unit)) is not None:
-            rows[unit].append(row)
-    return {unit for unit, own in rows.items() if len(own) > 1 and _has_many(_once_each(own))}
-
-
-def _once_each(rows: Sequence[Listener]) -> list[Listener]:
-    """The first row of each socket."""
-    sockets = {number if row.inode is None else f"{row.inode}": row for number, row in reversed(list(enumerate(rows)))}
-    return list(sockets.values())
+    sockets: dict[str, dict[object, Listener]] = defaultdict(dict)
+    for number, row in enumerate(listeners):
+        unit = name_of(row.unit)
+        if unit is not None:
+            sockets[unit].setdefault(number if row.inode is None else f"{row.inode}", row)
+    return {unit for unit, own in sockets.items() if len(own) > 1 and _has_many(list(own.values()))}
 
 
 def _has_many(rows: Sequence[Listener]) -> bool:
@@ -181,7 +176,7 @@ def is_many(unit: str, many: Collection[str]) -> bool:
 
 
 def without_first_process(row: Listener, tool: str) -> Listener:
-    """The socket without process 1, which holds it for a service: of that service if it has it too, else of nobody."""
+    """The socket without process 1, which holds it for a service: of that service if it has it too, else of none."""
     if row.pid != 1 or program_of(row.comm or row.program or "") not in _FIRST_PROCESS:
         return row
     others = row.owners[1:]
@@ -316,7 +311,7 @@ class Change:
     :param replaced: left, and ``newcomers`` are there in their place
     :param gone: left a port that others have had for long
     :param back: were gone, and are there again
-    :param is_same: nobody that rules watch came or left
+    :param is_same: none that rules watch came or left
     :param binds: of each owner that is there, the addresses before and now; None if owners do not tell
     """
 
@@ -488,7 +483,7 @@ def _waiting(owners: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
 
 
 def _is_gone(own: PortOwner, known: Sequence[PortOwner], shown: Holders, nameless: bool, times: Times) -> bool:
-    """Whether the socket of an owner that is not shown is gone: nobody else has it."""
+    """Whether the socket of an owner that is not shown is gone: none of the others has it."""
     if own.waits and not (own.inodes or own.pids):
         # It was there before the boot.
         return not nameless

@@ -29,7 +29,7 @@ def wrong_since(port: Port) -> datetime:
 def tell(port: Port, evidence: Evidence, draft: Draft) -> tuple[Draft, ...]:
     """The event, which may count as a message of the port."""
     if draft.counts:
-        port.told = (*lifecycle.messages(port.told, evidence.at), evidence.at)
+        port.told = lifecycle.with_message(port.told, evidence.at)
     return (draft,)
 
 
@@ -122,12 +122,10 @@ def change(
         return ()
     between = "up and down" if part == "presence" else "lost and found addresses or owners"
     what = "restarts" if loops else f"changes between {between}"
-    of_owner = draft is not None and draft.kind is EventKind.REPLACED
-    if of_owner:
-        what = "changes of its owner or its presence"
-    reason = lifecycle.why_flapping(count, evidence.pace, what)
-    if of_owner and draft is not None:
-        reason = f"{draft.reason}; {reason}"
+    who = ""
+    if draft is not None and draft.kind is EventKind.REPLACED:
+        what, who = "changes of its owner or its presence", f"{draft.reason}; "
+    reason = who + lifecycle.why_flapping(count, evidence.pace, what)
     since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
     kind = EventKind.CRASH_LOOPING if loops else EventKind.FLAPPING
     flapping = Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)})

@@ -94,9 +94,11 @@ def again(
         port.young_since = None
     if port.status == PortStatus.CANDIDATE:
         return _candidate(port, seen, evidence)
-    shown = holding.shown_owners(seen, evidence)
+    shown, known = holding.shown_owners(seen, evidence), owners.of(port)
+    if other_rules or port.status == PortStatus.DOWN:
+        known = tuple(dataclasses.replace(own, is_watched=is_watched(own)) for own in known)
     if port.status == PortStatus.UP:
-        change = holding.changed_owners(port, shown, evidence, is_watched if other_rules else None)
+        change = holding.changed_owners(port, known, shown, evidence)
         step = _up_again(port, seen, shown, change, evidence, terms, accepted, quiet=quiet)
     elif undeclared and owners.present(port.holders):
         # What hides it may be gone in the next observation.
@@ -104,7 +106,6 @@ def again(
     elif (shown.owners or not owners.present(port.holders)) and owners.is_own(
         _must_have(port, terms, evidence), shown, evidence.many
     ):
-        known = [dataclasses.replace(own, is_watched=is_watched(own)) for own in owners.of(port)]
         step = _back(port, known, seen, shown, evidence, accepted, quiet=quiet)
     else:
         step = _held(port, seen, shown, evidence, accepted)
@@ -430,7 +431,7 @@ def _held(port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: 
     fresh = [own for own in holders if not any(owners.same(one, own, evidence.many) for one in known)]
     names, was = names_of(holders), names_of(owners.of(port))
     mature = evidence.clock - evidence.settings.mature_after.total_seconds()
-    was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
+    was_accepted = lifecycle.was_accepted(accepted, port.status_since, evidence.at)
     is_old = not port.declared and any(own.joined is not None and own.joined <= mature for own in holders)
     if was_accepted or (is_old and not evidence.jumped):
         why = "A person accepted it" if was_accepted else "It has been there for long"
@@ -483,7 +484,7 @@ def _grace_of(port: Port, evidence: Evidence, terms: Terms) -> datetime | None:
         return None
     begin = evidence.grace_until - evidence.settings.reboot_grace
     # Of the boots before this one, whether it was seen since or not.
-    boots = port.boots if evidence.new_boot or evidence.booted_after(port) else port.boots[:-1]
+    boots = port.boots if evidence.booted_after(port) else port.boots[:-1]
     own = timedelta(seconds=SLACK * max(boots, default=0.0))
     return begin + max(terms.reboot_grace, own)
 
@@ -565,7 +566,7 @@ def _still_down(port: Port, evidence: Evidence, accepted: datetime | None) -> Tr
     if evidence.new_boot:
         return Transition(port, Row.STILL_DOWN)
     unseen_since = port.last_seen_at or port.status_since
-    was_accepted = accepted is not None and port.status_since <= accepted <= evidence.at
+    was_accepted = lifecycle.was_accepted(accepted, port.status_since, evidence.at)
     unseen = evidence.clock - (evidence.clock if port.seen_clock is None else port.seen_clock)
     settings = evidence.settings
     limit = settings.retire_after if port.young_since is None else min(settings.mature_after, settings.retire_after)

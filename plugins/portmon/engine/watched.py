@@ -54,7 +54,7 @@ def fold(
 
     A listener without a program is matched by the last known programs of its port, and one whose kernel's name is known
     there by all names known there. So neither a missing name nor another tool changes which ports are watched. Nor does
-    another owner: a port that is watched is seen, whoever has it now.
+    another owner: a port that is watched is seen, whichever program has it now.
 
     :param owners: last known owners of ports
     :param other_rules: ids of hosts whose rules changed
@@ -103,7 +103,7 @@ def fold(
 
 
 def _goes_on(port: int, known: KnownOwner, rules: HostRules, *, other_rules: bool) -> bool:
-    """Whether a port is watched whoever has it now: it was, and only a change of rules or the CMDB would hide it."""
+    """Whether a port is watched, whichever program has it: it was, and only changed rules or a changed CMDB hide it."""
     if not known.is_watched:
         return False
     if not (other_rules or known.is_declared):

@@ -34,14 +34,16 @@ class YoungPorts:
 
     def begin(self, ports: Iterable[Port]) -> None:
         """Before the first port is evaluated: an owner whose alert was closed does not flap any more."""
-        closed = {port.port for port in ports if port.paused}
-        for one in list(self._own.values()):
-            if one.speaker in closed:
-                self._own[one.owner] = dataclasses.replace(one, speaker=None, presence=NONE)
+        for port in ports:
+            if port.paused and (spoken := self._spoken_by(port)):
+                self._own[spoken.owner] = _still(spoken)
 
     def speaks(self, port: Port) -> bool:
         """Whether a port's alert says that the ports of its owner flap; it is evaluated after all others."""
-        return any(one.speaker == port.port for one in self._own.values())
+        return self._spoken_by(port) is not None
+
+    def _spoken_by(self, port: Port) -> YoungOwner | None:
+        return next((one for one in self._own.values() if one.speaker == port.port), None)
 
     def has(self, port: Port) -> bool:
         """Whether a port is a young random one of an owner."""
@@ -80,16 +82,16 @@ class YoungPorts:
                 drafts.append(Draft(EventKind.RETIRED, reason, telling.wrong_since(before)))
         elif after is not None and group.speaker == after.port and (stable := self._stable(group, after)):
             drafts.append(stable)
-            group, row = dataclasses.replace(group, speaker=None, presence=NONE), Row.STABLE
+            group, row = _still(group), Row.STABLE
             if group.ports and after.status == PortStatus.DOWN:
-                # Nobody waits for it, if its owner is well.
+                # Its end is no news, if its owner is well.
                 after = None
         if group.speaker == port.port and after is None:
-            group = dataclasses.replace(group, speaker=None, presence=NONE)
+            group = _still(group)
         now = (at,) * sum(draft.counts for draft in drafts)
         if now and at not in group.told:
             # The messages of one look are one.
-            group = dataclasses.replace(group, told=(*lifecycle.messages(group.told, at), at))
+            group = dataclasses.replace(group, told=lifecycle.with_message(group.told, at))
         if after is not None:
             # The one that speaks is evaluated again as long as it does.
             presence = group.presence if group.speaker == after.port else NONE
@@ -104,7 +106,7 @@ class YoungPorts:
 
     def _was_accepted(self, port: Port) -> bool:
         accepted = self._accepted.get((port.host_id, port.protocol, port.port))
-        return accepted is not None and port.status_since <= accepted <= self._evidence.at
+        return lifecycle.was_accepted(accepted, port.status_since, self._evidence.at)
 
     def store(self) -> None:
         """Keep what the next observation needs."""
@@ -118,16 +120,15 @@ class YoungPorts:
         self._host.young = tuple(sorted(kept, key=lambda one: one.owner)[: limits.OWNERS])
 
     def _group(self, port: Port) -> YoungOwner | None:
-        """The owner for which a port speaks, else its own; None if the port is not young, not random, or nobody's."""
+        """The owner for which a port speaks, else its own; None if it is not young or not random, or has no owner."""
         evidence = self._evidence
         if port.declared or port.young_since is None:
             return None
         is_old = evidence.clock - port.young_since >= evidence.settings.mature_after.total_seconds()
         if port.status == PortStatus.UP and is_old:
             return None
-        for one in self._own.values():
-            if one.speaker == port.port:
-                return one
+        if spoken := self._spoken_by(port):
+            return spoken
         if port.status == PortStatus.CANDIDATE or port.presence.flapping_since:
             return None
         if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
@@ -142,11 +143,10 @@ class YoungPorts:
     def _of_other(self, port: Port, step: Transition) -> Transition:
         """A port that is no young one any more may have been one when its owner's were counted, and spoken for them."""
         presence = NONE
-        for one in list(self._own.values()):
-            if one.speaker == port.port:
-                # It goes on with what it said of them.
-                presence = one.presence
-                self._own[one.owner] = dataclasses.replace(one, speaker=None, presence=NONE)
+        if spoken := self._spoken_by(port):
+            # It goes on with what it said of them.
+            presence = spoken.presence
+            self._own[spoken.owner] = _still(spoken)
         if step.port is None or step.port.status != PortStatus.UP:
             for one in list(self._own.values()):
                 if port.port in one.ports:
@@ -209,3 +209,8 @@ class YoungPorts:
             draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
         )
         return dataclasses.replace(group, speaker=port.port), [flapping]
+
+
+def _still(group: YoungOwner) -> YoungOwner:
+    """An owner whose ports do not flap any more."""
+    return dataclasses.replace(group, speaker=None, presence=NONE)
