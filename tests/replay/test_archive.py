@@ -18,7 +18,7 @@ from portmon.steps import evaluate as evaluating
 from portmon.steps.run import Run
 from portmon.storage import archive, checkpoints, contents, events, journal, tables
 from portmon.storage.database import Database
-from tests.worlds.eventful import LONG_AGO, derived, eventful, lived, small_fleet, state_of
+from tests.worlds.eventful import LONG_AGO, derived, eventful, everything_in, lived, small_fleet, state_of
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
 
 
@@ -155,11 +155,11 @@ def test_replaying_changes_nothing(database: Database, scratch: Database) -> Non
     eventful(fleet, 20)
     before = lived(fleet)
     with database.begin() as conn:
-        rows = {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables}
+        rows = everything_in(conn)
     replayed(fleet, scratch)
     assert lived(fleet) == before
     with database.begin() as conn:
-        assert {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables} == rows
+        assert everything_in(conn) == rows
 
 
 def test_without_a_journal_there_is_nothing_to_go_by(database: Database, scratch: Database) -> None:

@@ -23,7 +23,7 @@ from portmon.steps.prune import prune_inventory
 from portmon.steps.run import Run
 from portmon.storage import alerts, checkpoints, events, hosts, lease, replays, rewrite, runs, tables
 from portmon.storage.database import Database
-from tests.worlds.eventful import derived, eventful, lived, small_fleet, state_of, wipe
+from tests.worlds.eventful import derived, eventful, everything_in, lived, small_fleet, state_of, wipe
 from tests.worlds.fleet import FIVE, MONDAY, Fleet
 
 DAY = timedelta(days=1)
@@ -102,19 +102,15 @@ def test_pieces_in_any_order_end_as_the_runs_would_have_by_those_rules(
     assert [row.content for row in checkpoints_of(database)][1:] == [row.content for row in checkpoints_of(scratch)][1:]
 
 
-def everything_of(database: Database) -> dict[str, list[Any]]:
-    """The rows of each table, in no order."""
-    with database.begin() as conn:
-        return {table.name: sorted(conn.execute(select(table)), key=repr) for table in tables.metadata.sorted_tables}
-
-
 def test_the_same_rules_change_nothing(database: Database) -> None:
     fleet = small_fleet(database)
     eventful(fleet, 30)
-    before = everything_of(database)
+    with database.begin() as conn:
+        before = everything_in(conn)
     counts = replay(fleet, MONDAY)
     assert {name: count for name, count in counts.items() if count} == {"replayed": 30}
-    after = everything_of(database)
+    with database.begin() as conn:
+        after = everything_in(conn)
     assert {name for name in before if before[name] != after[name]} == {"replays", "leases"}
 
 
@@ -331,13 +327,13 @@ def test_what_waits_to_be_sent_and_never_was_is_not_sent(database: Database) -> 
 def test_a_dry_replay_changes_nothing(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     fleet = mistaken(database)
     with database.begin() as conn:
-        before = {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables}
+        before = everything_in(conn)
     caplog.set_level("INFO")
     counts = replay_dry(database, fleet.config, Window(MONDAY, fleet.now), interval=FIVE)
     assert counts["gained"] >= 3
     assert "+ 2026-03-02 00:10 down: 'web1' tcp/80" in caplog.text
     with database.begin() as conn:
-        assert {table.name: conn.execute(select(table)).all() for table in tables.metadata.sorted_tables} == before
+        assert everything_in(conn) == before
 
 
 def test_a_dry_replay_takes_the_times_that_a_real_one_takes(database: Database) -> None:

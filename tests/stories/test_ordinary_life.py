@@ -148,6 +148,11 @@ PUBLISHED = [service("docker-proxy", port, unit="docker.service") for port in (8
 Step = tuple[datetime, Callable[..., Any], *tuple[Any, ...]]
 
 
+def _begins(machine: ServiceMachine, name: str, one: Service, when: datetime) -> Step:
+    """A service is started."""
+    return when, machine.begin, name, one, when
+
+
 class OrdinaryLife(Fleet):
     """The fleet, what happens to it, and the events of each run."""
 
@@ -226,7 +231,7 @@ class OrdinaryLife(Fleet):
         web12 = self.hosts["web12"]
         for day, old, new, color in (("Tue", "api", "api2", "green"), ("Thu", "api2", "api", "blue")):
             api = service("api", 8090, unit=f"api-{color}.service")
-            yield at(day, "14:05"), web12.begin, new, api, at(day, "14:05")
+            yield _begins(web12, new, api, at(day, "14:05"))
             yield at(day, "14:35"), web12.end, old
         # A correction that could not wait for the silence.
         yield at("Thu", "17:14"), self.hosts["app03"].again, "tomcat", at("Thu", "17:14")
@@ -247,19 +252,19 @@ class OrdinaryLife(Fleet):
             for machine in self.of("db"):
                 yield at(day, "02:10"), machine.end, "postgres"
                 if (day, machine.host.name) != ("Wed", "db02"):
-                    yield at(day, "02:35"), machine.begin, "postgres", POSTGRES, at(day, "02:35")
+                    yield _begins(machine, "postgres", POSTGRES, at(day, "02:35"))
             for machine in self.of("cache"):
                 # A child of cron fetches something, through a tunnel with a random port of half an hour.
                 tunnel = service("ssh", self.random_port(), unit="cron.service", address="127.0.0.1")
-                yield at(day, "01:05"), machine.begin, "tunnel", tunnel, at(day, "01:05")
+                yield _begins(machine, "tunnel", tunnel, at(day, "01:05"))
                 yield at(day, "01:35"), machine.end, "tunnel"
             # certbot answers for a moment, behind the proxy.
             challenge = service("certbot", 48_402, unit="certbot.service", starts_after=0)
-            yield at(day, "05:00"), self.hosts["web01"].begin, "certbot", challenge, at(day, "05:00")
+            yield _begins(self.hosts["web01"], "certbot", challenge, at(day, "05:00"))
             yield at(day, "05:01"), self.hosts["web01"].end, "certbot"
         # On a host without a web server it has port 80.
         alone = service("certbot", 80, starts_after=0)
-        yield at("Wed", "05:00"), self.hosts["cache01"].begin, "certbot", alone, at("Wed", "05:00")
+        yield _begins(self.hosts["cache01"], "certbot", alone, at("Wed", "05:00"))
         yield at("Wed", "05:01"), self.hosts["cache01"].end, "certbot"
 
     def _kernels(self) -> Iterator[Step]:
@@ -301,13 +306,7 @@ class OrdinaryLife(Fleet):
         web05, app02, cache08 = self.hosts["web05"], self.hosts["app02"], self.hosts["cache08"]
         grafana = service("grafana", 3000, unit="grafana-server.service", uid=472)
         yield at("Tue", "11:05"), web05.enable, "grafana", grafana
-        yield (
-            at("Wed", "13:05"),
-            app02.begin,
-            "files",
-            service("python3", 8000, unit="files.service"),
-            at("Wed", "13:05"),
-        )
+        yield _begins(app02, "files", service("python3", 8000, unit="files.service"), at("Wed", "13:05"))
         yield at("Wed", "16:20"), app02.end, "files"
         yield at("Fri", "15:05"), cache08.end, "redis"
         yield at("Fri", "15:05"), cache08.enable, "redis", service("valkey-server", 6379, uid=112)
@@ -327,16 +326,10 @@ class OrdinaryLife(Fleet):
         yield at("Fri", "07:20"), self._back, "web07", "nginx", at("Fri", "07:20")
 
         app06, cache03, web09 = (self.hosts[name] for name in ("app06", "cache03", "web09"))
-        yield (
-            at("Wed", "14:05"),
-            app06.begin,
-            "other",
-            service("python3", 8080, unit="session-7.scope"),
-            at("Wed", "14:05"),
-        )
+        yield _begins(app06, "other", service("python3", 8080, unit="session-7.scope"), at("Wed", "14:05"))
         yield at("Wed", "14:50"), app06.end, "other"
         near = service("redis-server", 6379, uid=112, address="127.0.0.1")
-        yield at("Mon", "11:50"), cache03.begin, "redis", near, at("Mon", "11:50")
+        yield _begins(cache03, "redis", near, at("Mon", "11:50"))
         yield at("Mon", "12:50"), self._back, "cache03", "redis", at("Mon", "12:50")
         for number in range(6):
             when = at("Sat", "08:55") + number * self.interval

@@ -6,7 +6,7 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Row, delete, select
 
 from portmon.config import Config
 from portmon.model.event import Event
@@ -16,6 +16,14 @@ from portmon.storage.database import Database
 from tests.worlds.fleet import MONDAY, Fleet
 
 LONG_AGO = MONDAY - timedelta(days=1)
+
+
+def everything_in(conn: Connection) -> dict[str, list[Row[Any]]]:
+    """The rows of each table, by their keys: a database gives them in any order."""
+    return {
+        table.name: list(conn.execute(select(table).order_by(*table.primary_key.columns)))
+        for table in tables.metadata.sorted_tables
+    }
 
 
 def state_of(conn: Connection) -> dict[str, list[dict[str, Any]]]:
