@@ -155,7 +155,9 @@ def test_what_is_no_time_stays(value: object) -> None:
 
 def port(at: datetime) -> Port:
     changes = Changes((1.0,), at, at)
-    return Port("1", "tcp", 80, "down", at, lost_since=at, presence=changes, binds=changes, told=(NOW - HOUR, at))
+    return Port(
+        "1", "tcp", 80, "down", at, lost_since=at, presence=changes, parts=(("::", changes),), told=(NOW - HOUR, at)
+    )
 
 
 def test_all_times_of_a_host_and_its_ports_are_mended() -> None:

@@ -1798,7 +1798,7 @@ FLAPS = Changes((900.0,), LATER, LATER)
         (known(80, status="down"), "Was down", START + FIVE),
         (known(80, status="down", presence=FLAPS), "Was down", START + FIVE),
         (known(80, presence=FLAPS), "Was flapping", START + FIVE),
-        (known(80, binds=FLAPS, lost=("::",), lost_since=LATER), "Was flapping", LATER),
+        (known(80, parts=(("::", FLAPS),), lost=("::",), lost_since=LATER), "Was flapping", LATER),
         (known(80, lost=("::",), lost_since=LATER), "Lost a bind", LATER),
     ],
 )
@@ -1809,7 +1809,7 @@ def test_what_is_open_of_a_port_is_closed_with_its_host_and_paused(port: Port, r
     assert event.reason == f"{reason}; it left the CMDB"
     (paused,) = left.ports
     assert (paused.port, paused.status, paused.lost, paused.paused) == (80, port.status, port.lost, True)
-    assert (paused.presence, paused.binds) == (Changes(), Changes())
+    assert (paused.presence, paused.parts) == (Changes(), ())
 
 
 @pytest.mark.parametrize(

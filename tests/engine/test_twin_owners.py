@@ -13,6 +13,7 @@ from portmon.model.observation import Listener, Listing, Outcome
 from portmon.model.observation import Owner as Process
 from tests.engine.test_twin import DAY, START, Play, five
 from tests.worlds.reference_owners import Owner, is_named, is_same, unit_name, units_of_many, view_of
+from tests.worlds.reference_rows import Changes
 
 HOUR = 60
 
@@ -419,11 +420,11 @@ def test_another_owner_that_has_only_some_of_the_addresses_is_one_message_and_tw
     play = known(NGINX)
     assert told(play, 15, local) == ["rebound severe"]
     row = play.reference.ports["a"][80]
-    assert [len(one) for one in (row.messages, row.presence.times, row.parts.times)] == [1, 1, 1]
+    assert [len(one) for one in (row.messages, row.presence.times, row.parts["bind", "0.0.0.0"].times)] == [1, 1, 1]
     play = known(NGINX, flap_threshold=1)
     assert [one.split()[0] for one in told(play, 15, local)] == ["flapping"]
     play = known(NGINX)
-    play.reference.ports["a"][80].parts.flapping = True
+    play.reference.ports["a"][80].parts["bind", "0.0.0.0"] = Changes(flapping=True)
     assert told(play, 15, local) == ["replaced"]  # of its addresses nothing is told
 
 
@@ -588,6 +589,77 @@ def test_an_owner_that_comes_and_goes_flaps_and_is_stable_down_if_it_is_gone() -
     found = [one for minutes in five(50, 105) for one in told(play, minutes, NGINX)]
     assert found == ["stable down"]
     assert told(play, 110, NGINX, VARNISH) == ["recovered owner"]
+
+
+THIRD = sock("third", "third.service", 700, inode=7000)
+
+
+def _flaps(play: Play, one: Listener, *others: Listener) -> None:
+    """An owner beside others leaves and comes until it flaps; then it is there."""
+    seen = [told(play, minutes, *([one] if minutes % 10 == 0 else []), *others) for minutes in five(15, 30)]
+    assert seen == [["owner_gone"], ["recovered owner"], ["owner_gone"], ["flapping up"]]
+
+
+def test_each_owner_flaps_by_itself() -> None:
+    play = known(NGINX, VARNISH, THIRD)
+    shown = ([NGINX, THIRD], [NGINX, VARNISH, THIRD], [NGINX, VARNISH], [NGINX, VARNISH, THIRD])
+    seen = [told(play, minutes, *here) for minutes, here in zip(five(15, 30), shown, strict=True)]
+    assert seen == [["owner_gone"], ["recovered owner"], ["owner_gone"], ["recovered owner"]]
+
+
+def test_an_owner_that_leaves_is_told_while_another_one_flaps_and_that_it_is_back_only_at_the_end() -> None:
+    play = known(NGINX, VARNISH, THIRD)
+    _flaps(play, VARNISH, NGINX, THIRD)
+    assert told(play, 35, NGINX, VARNISH) == ["owner_gone"]
+    assert [told(play, minutes, NGINX, VARNISH, THIRD) for minutes in five(40, 85)] == [[]] * 10
+    assert told(play, 90, NGINX, VARNISH, THIRD) == ["stable up"]
+
+
+def test_an_owner_that_is_back_while_another_one_flaps_may_flap_as_well() -> None:
+    play = known(NGINX, VARNISH, THIRD)
+    _flaps(play, VARNISH, NGINX, THIRD)
+    seen = [told(play, minutes, NGINX, VARNISH, *([THIRD] if minutes % 10 == 0 else [])) for minutes in five(35, 55)]
+    assert seen == [["owner_gone"], [], ["owner_gone"], ["flapping up"], []]
+
+
+@pytest.mark.parametrize(("there", "events"), [(True, []), (False, ["stable down"])])
+def test_of_two_owners_that_flap_the_first_that_does_not_any_more_is_told_only_if_it_is_gone(
+    there: bool, events: list[str]
+) -> None:
+    play = known(NGINX, VARNISH, THIRD)
+    _flaps(play, VARNISH, NGINX, THIRD)
+    stay = [NGINX, *([VARNISH] if there else [])]
+    found = [told(play, minutes, *stay, *([THIRD] if minutes // 10 % 2 else [])) for minutes in five(35, 120)]
+    flaps = "flapping up" if there else "flapping down"
+    assert [one for minute in found for one in minute] == ["owner_gone", "owner_gone", flaps, *events]
+    last = [one for minutes in five(125, 220) for one in told(play, minutes, *stay, THIRD)]
+    assert last == ["stable up" if there else "stable down"]
+
+
+def test_each_address_flaps_by_itself_and_what_is_lost_with_one_that_flaps_is_told() -> None:
+    one, other, third = (
+        sock("nginx", "nginx.service", 500, on=on, inode=inode)
+        for on, inode in (("10.0.0.5", 1), ("10.0.0.6", 2), ("127.0.0.1", 3))
+    )
+    play = known(one, other, third)
+    shown = ([other, third], [one, other, third], [one, third], [one, other, third])
+    seen = [told(play, minutes, *here) for minutes, here in zip(five(15, 30), shown, strict=True)]
+    assert seen == [["rebound severe"], ["recovered"], ["rebound severe"], ["recovered"]]
+    assert told(play, 35, other, third) == ["rebound severe"]
+    assert told(play, 40, one, other, third) == ["flapping up"]
+    assert told(play, 45, third) == ["rebound severe"]  # the other one, too
+    assert [told(play, minutes, one, other, third) for minutes in five(50, 105)] == [["flapping up"], *[[]] * 11]
+    assert told(play, 110, one, other, third) == ["stable up"]
+
+
+def test_an_address_that_is_lost_as_an_owner_leaves_counts_in_silence() -> None:
+    nginx = [sock("nginx", "nginx.service", 500, on=on, inode=inode) for on, inode in (("::1", 1), ("10.0.0.5", 2))]
+    varnish = sock("varnishd", "varnish.service", 600, on="10.0.0.6", inode=3)
+    play = known(*nginx, varnish)
+    assert [told(play, minutes, nginx[0]) for minutes in (15, 20)] == [["owner_gone"], []]
+    assert told(play, 25, *nginx, varnish) == ["recovered owner"]
+    assert told(play, 30, nginx[0], varnish) == ["rebound severe"]
+    assert told(play, 35, *nginx, varnish) == ["flapping up"]
 
 
 # ── a port that is down ─────────────────────────────────────────────────────────────────────────

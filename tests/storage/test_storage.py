@@ -116,6 +116,7 @@ ALL = [
     "r0006 Let people ignore ports for some time.",
     "r0007 Keep clocks of evidence, and what a condition needs to be told once.",
     "r0008 Keep who holds a port, whether it is young, and how long it takes after a boot.",
+    "r0009 Keep the changes of each owner and each address of a port by themselves.",
 ]
 
 
@@ -436,7 +437,14 @@ def test_the_state_of_hosts_and_ports_survives(database: Database) -> None:
     owners = (gone, PortOwner("nginx.service", of_socket=True, programs=("nginx",), tool="ss", inodes=(7,)))
     own |= {"owners": owners, "holders": owners[1:], "young_since": -0.5, "restarts": (1.5,), "boots": (90.0, 2.5)}
     port = Port(
-        "a", "tcp", 80, **own, binds=flaps, notices=(("restarted", 3.5),), unwatched=((NASTY, LATER),), pids=(1, 2)
+        "a",
+        "tcp",
+        80,
+        **own,
+        parts=(("::", flaps),),
+        notices=(("restarted", 3.5),),
+        unwatched=((NASTY, LATER),),
+        pids=(1, 2),
     )
     times: dict[str, Any] = dict.fromkeys(("known_since", "last_evaluated_at", "last_ok_at", "grace_until"), NOW)
     first = HostState("a", NASTY, "192.0.2.1", {"k": NASTY}, told=(NOW,), listening=("tcp/80",), evidence=0.1, **times)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from portmon.engine.conditions import Condition
 from portmon.engine.frames import ports_of
+from portmon.engine.lifecycle import Changes
 from portmon.engine.state import Port
 from portmon.storage import checkpoints, conditions, state, tables
 from portmon.storage.database import Database, _alembic_config
@@ -138,6 +139,40 @@ def test_ports_that_were_learned_not_long_ago_are_young_since_then(database_url:
     with database.begin() as conn:
         host = state.load_hosts(conn)["seen"]
     assert (host.booted_at, host.many, host.unnamed) == (None, (), None)
+    database.dispose()
+
+
+def of_parts_together(conn: Connection) -> None:
+    """What a version stored that kept the changes of owners and addresses of a port in one list."""
+    of_a_week_ago(conn)
+    conn.execute(
+        text(
+            "UPDATE ports SET bind_changes = '[360000.0]', bind_flapping_since = :since, bind_changed_at = :at "
+            "WHERE port = 1"
+        ),
+        {"since": before(2).replace(tzinfo=None), "at": before(1).replace(tzinfo=None)},
+    )
+
+
+TOGETHER = (("", Changes((360000.0,), before(2), before(1))),)
+
+
+def test_what_flapped_together_goes_on_as_one_part(database_url: str) -> None:
+    database = _of_revision(database_url, "r0008", of_parts_together)
+    assert [port(database, number, "seen").parts for number in (1, 2)] == [TOGETHER, ()]
+    assert port(database, 1, "seen").flapping_since == before(2)
+    database.dispose()
+
+
+def test_so_it_does_in_an_earlier_checkpoint(database_url: str) -> None:
+    database = _of_revision(database_url, "r0008", lambda conn: None)
+    with database.begin() as conn:
+        of_parts_together(conn)
+        checkpoints.take(conn, 1, before(2))
+        for table in (tables.ports, tables.hosts):
+            conn.execute(table.delete())
+        checkpoints.restore(conn, 1, conn)
+    assert [port(database, number, "seen").parts for number in (1, 2)] == [TOGETHER, ()]
     database.dispose()
 
 

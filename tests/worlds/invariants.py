@@ -122,7 +122,7 @@ def unfounded_alerts(story: Story, judged: Judged) -> Iterator[str]:
             yield f"down of {host_id} {port} is open, and its state is {row[0]}"
         elif what == "down" and row[0] == "down" and shows(step, look, port) and not _may_be_held(story, look, row):
             yield f"down of {host_id} {port} is open, and the last look shows it"
-        elif what == "lost" and not row[2]:
+        elif what == "lost" and not row[2] and (host_id, port) not in story.flapping:
             yield f"a lost bind of {host_id} {port} is open, and none is lost"
     for host_id in sorted(story.unreachable & judged.step.inventory.keys()):
         host = judged.state.get((host_id,))
@@ -322,7 +322,8 @@ def _fold(story: Story, judged: Judged) -> None:
         elif kind in ("flapping", "crash_looping", "owner_gone"):
             story.begun.setdefault((host_id, port), judged.state[host_id,][5])
         if kind in ("flapping", "crash_looping"):
-            story.flapping[host_id, port] = timedelta(seconds=judged.state[host_id,][5])
+            # While one of its owners or binds flaps another one may begin to.
+            story.flapping.setdefault((host_id, port), timedelta(seconds=judged.state[host_id,][5]))
     for look in judged.step.looks:
         host = judged.state.get((look.host_id,))
         if look.listing is not None and host is not None and host[2] == look.observed_at:

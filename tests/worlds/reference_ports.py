@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,8 +26,8 @@ from tests.worlds.reference_owners import (
     recover,
     taken_over,
 )
-from tests.worlds.reference_rows import FEW, HOUR, MOST, ZERO, Changes, PortRow, Settings, Told, told_today
-from tests.worlds.reference_young import Young
+from tests.worlds.reference_rows import FEW, HOUR, MOST, ZERO, Changes, Part, PortRow, Settings, Told, told_today
+from tests.worlds.reference_young import Young, name_of
 
 NOTES = ("restarted", "moved")
 """Kinds of events that are no messages."""
@@ -73,20 +73,13 @@ class Ports(Young):
         self._events.append((at, kind, host_id, number, extra))
         return True
 
-    def _tell_change(
-        self, port: PortRow, changes: Changes, look: Sight, kind: str, number: int, extra: str = ""
-    ) -> None:
-        """The change itself, or that there are too many of them."""
-        if changes.flapping:
-            return
-        today = told_today(port.messages, look.at)
-        if len(changes.times) < self.settings.flap_threshold and today < FEW:
-            self._tell_port(port, look.host_id, look.at, kind, number, extra)
-            return
-        self._flaps(port, changes, look, "flapping", number)
+    def _too_often(self, changes: Changes, look: Sight) -> bool:
+        return changes.within(look.clock, self.window) >= self.settings.flap_threshold
 
-    def _flaps(self, port: PortRow, changes: Changes, look: Sight, kind: str, number: int) -> None:
-        changes.flapping, port.alert = True, "flapping"  # an end of it closes what was told before
+    def _flaps(self, port: PortRow, those: Iterable[Changes], look: Sight, kind: str, number: int) -> None:
+        for changes in those:
+            changes.flapping = True
+        port.alert = "flapping"  # an end of it closes what was told before
         self._tell_port(port, look.host_id, look.at, kind, number, up_or_down(port))
 
     def _presence_changed(
@@ -102,9 +95,13 @@ class Ports(Young):
             return
         if counts:
             port.presence.add(look.clock, self.window)
-        if kind == "recovered" and not port.alert and len(port.presence.times) < self.settings.flap_threshold:
+        many = self._too_often(port.presence, look)
+        if port.presence.flapping or (kind == "recovered" and not port.alert and not many):
             return  # a person, a rule or the CMDB closed its alert
-        self._tell_change(port, port.presence, look, kind, number, extra)
+        if many or told_today(port.messages, look.at) >= FEW:
+            self._flaps(port, [port.presence], look, "flapping", number)
+        else:
+            self._tell_port(port, look.host_id, look.at, kind, number, extra)
 
     def _presence_changed_silently(self, port: PortRow, look: Sight, number: int, *, restart: bool = False) -> None:
         """A change that has no message of its own: a miss, being back from it, a restart."""
@@ -113,25 +110,43 @@ class Ports(Young):
         port.presence.add(look.clock, self.window)
         if restart:
             port.restarts.add(look.clock)
-        if port.presence.flapping or len(port.presence.times) < self.settings.flap_threshold:
+        if port.presence.flapping or not self._too_often(port.presence, look):
             return
         restarts_alone = port.restarts.issuperset(port.presence.times)
-        self._flaps(port, port.presence, look, "crash_looping" if restarts_alone else "flapping", number)
+        self._flaps(port, [port.presence], look, "crash_looping" if restarts_alone else "flapping", number)
 
     def _parts_changed(
-        self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "", *, counts: bool = True
-    ) -> None:
-        """A loss or a recovery of binds or owners; silent while the port itself comes and goes.
+        self, port: PortRow, look: Sight, kind: str, number: int, extra: str, *, of: Set[Part], changed: Set[Part]
+    ) -> bool:
+        """Binds or owners are lost or there again; each flaps by itself. All is silent while the port comes and goes.
 
-        :param counts: it is the first one of this look
+        :param kind: of the one event of this look; empty if what changed has none
+        :param of: those that the event is about
+        :param changed: those that are lost or there again since this look
+        :returns: whether anything was to be told
         """
-        if counts:
-            port.parts.add(look.clock, self.window)
+        for part in changed | of:
+            port.parts.setdefault(part, Changes())
+        for part in changed:
+            port.parts[part].add(look.clock, self.window)
         if port.presence.flapping or (kind == "recovered" and not port.alert):
-            return
-        if port.gone and kind != "owner_gone":
-            return  # that an owner is gone says more than what becomes of a bind
-        self._tell_change(port, port.parts, look, kind, number, extra)
+            return bool(kind)
+        if port.gone and all(what == "bind" for what, _ in changed | of):
+            return bool(kind)  # that an owner is gone says more than what becomes of a bind
+        flapping = {part for part, changes in port.parts.items() if changes.flapping}
+        # The end of one is no message while another one comes and goes; a loss is.
+        is_told = bool(kind) and not (kind == "recovered" and flapping)
+        too_many = {part for part in changed | of if self._too_often(port.parts[part], look)}
+        if is_told and told_today(port.messages, look.at) >= FEW:
+            too_many |= of
+        begin = [port.parts[part] for part in too_many - flapping]
+        if is_told and of - flapping - too_many:
+            for changes in begin:
+                changes.flapping = True
+            self._tell_port(port, look.host_id, look.at, kind, number, extra)
+        elif begin:
+            self._flaps(port, begin, look, "flapping", number)
+        return bool(kind or begin)
 
     def _may_be_stable(self, port: PortRow, look: Sight, number: int) -> None:
         """Of a port that did not change in this look."""
@@ -141,16 +156,21 @@ class Ports(Young):
         if subject is not None:
             self._all_may_be_stable(subject, port, look, number)
             return
-        for changes in (port.presence, port.parts):
-            if not changes.flapping or not changes.still(look.clock, self.window):
-                continue
-            if changes is port.parts and (port.status == "down" or port.presence.flapping):
-                return  # what is told of the port itself comes first
-            changes.forget()
-            if port.parts.flapping and port.parts.still(look.clock, self.window):
-                port.parts.forget()
-            self._tell_port(port, look.host_id, look.at, "stable", number, up_or_down(port))
+        still = {part for part, one in port.parts.items() if one.flapping and one.still(look.clock, self.window)}
+        goes_on = any(one.flapping for part, one in port.parts.items() if part not in still)
+        state = up_or_down(port)
+        if port.presence.flapping:  # what is told of the port itself comes first
+            if not port.presence.still(look.clock, self.window):
+                return
+            port.presence.forget()
+        elif not still:
             return
+        elif goes_on:
+            state = "down" if still & lost_parts(port, look.many) else ""
+        for part in still:
+            del port.parts[part]
+        if state:
+            self._tell_port(port, look.host_id, look.at, "stable", number, state)
 
     def _notice(self, port: PortRow, look: Sight, kind: str, number: int, extra: str = "") -> None:
         """Of what is only worth a notice the first few of a kind; then silence until there was none for the window."""
@@ -394,19 +414,21 @@ class Ports(Young):
         changed = self._owners_changed(port, look, number, verdict, counts=not was_missing)
         all_back = were_gone and not port.gone
         port.addresses -= seen.excluded  # they are there, though not watched
-        kind = extra = ""
+        lost_before, kind, extra = port.lost, "", ""
         if look.learning:
             kind = self._learn_binds(port, seen, verdict)
         elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen, verdict):
             silent = other_view or bool(port.gone or verdict.back)  # what is told of an owner says it
             kind, extra = self._compare_binds(port, look, number, seen, verdict, silent=silent)
+        of = binds(port.lost - lost_before or lost_before - port.lost)
+        parts = binds(lost_before ^ port.lost)
         if all_back:  # what is lost still was tracked without a word until now
-            kind, extra = ("rebound", "severe") if port.lost else ("recovered", "owner")
-        if kind:
-            if extra and verdict.replaced and not (port.gone or port.parts.flapping):
-                self._says_it_too(port, look, number)
-            self._parts_changed(port, look, kind, number, extra, counts=not changed)
-            changed = True
+            back = owner_parts(verdict.back, look.many)
+            kind, extra, of = ("rebound", "severe", binds(port.lost)) if port.lost else ("recovered", "owner", back)
+            parts |= back
+        if extra == "severe" and verdict.replaced and not port.gone and not port.flap(of):
+            self._says_it_too(port, look, number)
+        changed |= self._parts_changed(port, look, kind, number, extra, of=of if kind else set(), changed=parts)
         port.grace_until = None
         if port.lost and port.lost_since is None:
             port.lost_since = (look.at, look.clock)
@@ -443,7 +465,7 @@ class Ports(Young):
     def _owners_changed(
         self, port: PortRow, look: Sight, number: int, verdict: Verdict, *, counts: bool = True
     ) -> bool:
-        """Take the owners of a port that is up, and tell of those that came or went; whether one is gone now.
+        """Take the owners of a port that is up, and tell of those that came or went; whether there was anything to tell.
 
         :param counts: the presence of the port did not change in this look before
         """
@@ -460,9 +482,11 @@ class Ports(Young):
             port.lost -= one.addresses - left
         if verdict.replaced:
             self._presence_changed(port, look, "replaced", number, counts=counts)
-        if gone:
-            self._parts_changed(port, look, "owner_gone", number)
-        return bool(gone)
+        if not port.gone:
+            return False  # if all are back, it is told with what becomes of binds
+        left_now, back = owner_parts(gone, look.many), owner_parts(verdict.back, look.many)
+        kind = "owner_gone" if gone else ""
+        return self._parts_changed(port, look, kind, number, "", of=left_now, changed=left_now | back)
 
     def _says_it_too(self, port: PortRow, look: Sight, number: int) -> None:
         """The lost bind says who has the port: that another owner replaced its own is no event and no message."""
@@ -489,7 +513,7 @@ class Ports(Young):
                 port.owners.remove(one)
                 given_up = True
         if given_up and not port.gone:
-            port.parts.forget()
+            port.parts.clear()
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
             self._a_loss_goes_on(port)
         return given_up
@@ -531,7 +555,7 @@ class Ports(Young):
             return "rebound", "severe"
         if before and not after:
             return "recovered", ""
-        silent |= port.presence.flapping or port.parts.flapping or bool(port.paused and port.lost)
+        silent |= port.presence.flapping or port.a_part_flaps or bool(port.paused and port.lost)
         if (lost - before or gained - before) and not silent:  # a loss that is told again says it all
             self._notice(port, look, "rebound", number)
         return "", ""
@@ -542,7 +566,7 @@ class Ports(Young):
         if not port.gone and (port.lost_hidden or not (judged or look.learning)):
             return
         kind, extra = ("owner_gone", "") if port.gone else ("rebound", "severe")
-        silent = port.alert or port.presence.flapping or port.parts.flapping or not port.partial_fault
+        silent = port.alert or port.presence.flapping or port.a_part_flaps or not port.partial_fault
         port.paused = not silent and not self._tell_port(port, look.host_id, look.at, kind, number, extra)
 
     def _up_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
@@ -573,7 +597,7 @@ class Ports(Young):
         port.owners = [replace(one, gone_since=None) for one in port.owners]
         port.holders = []
         expect_all_binds(port)
-        port.parts.forget()  # what is told of the port itself goes on instead
+        port.parts.clear()  # what is told of the port itself goes on instead
 
     def _back(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
         """A port that was down is seen: by an owner of its own, as far as can be known, or by others."""
@@ -583,14 +607,14 @@ class Ports(Young):
         verdict = recover(port.owners, seen.view, self._circumstances(look))
         self._up_from_down(port, look, number)
         self._note_boot(port, look)
-        changed = self._owners_changed(port, look, number, verdict)
+        self._owners_changed(port, look, number, verdict)
         port.addresses -= seen.excluded
         if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen, verdict):
             return verdict
         lost = still_lost(port, seen, verdict)  # of none, since all were expected
         if lost and look.confirmed:
             port.lost, port.lost_since = lost, (look.at, look.clock)
-            self._parts_changed(port, look, "rebound", number, "severe", counts=not changed)
+            self._parts_changed(port, look, "rebound", number, "severe", of=binds(lost), changed=binds(lost))
         return verdict
 
     def _up_from_down(self, port: PortRow, look: Sight, number: int) -> None:
@@ -842,6 +866,21 @@ class Ports(Young):
 def up_or_down(port: PortRow) -> str:
     """A port that still listens but lost an address or an owner counts as down: clients of that can't reach it."""
     return "down" if port.fault else "up"
+
+
+def owner_parts(owners: Iterable[Owner], many: Set[str]) -> set[Part]:
+    """What flaps of owners."""
+    return {("owner", name_of([one], many)) for one in owners}
+
+
+def binds(addresses: Iterable[str]) -> set[Part]:
+    """What flaps of addresses."""
+    return {("bind", address) for address in addresses}
+
+
+def lost_parts(port: PortRow, many: Set[str]) -> set[Part]:
+    """What is not there now."""
+    return owner_parts(port.gone, many) | binds(port.lost)
 
 
 def take(port: PortRow, seen: Seen, look: Sight) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ Told = tuple[datetime, str, str | None, int | None, str]
 ``severe`` of a rebound, ``up`` or ``down`` of flapping, crash_looping and stable of a port, ``ok`` or ``unreachable`` of
 those of a host, ``warning`` of an unreachable host that never answered, ``young`` of a down or retired young port,
 ``owner`` of recovered if all owners are back, ``taken`` of replaced if the port is down, otherwise nothing."""
+
+Part = tuple[str, str]
+"""Of a port: ``owner`` and its name, or ``bind`` and its address."""
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -93,6 +97,10 @@ class Changes:
     def add(self, clock: timedelta, window: timedelta) -> None:
         self.times = [then for then in self.times if clock - then < window] + [clock]
 
+    def within(self, clock: timedelta, window: timedelta) -> int:
+        """How many there were."""
+        return sum(clock - then < window for then in self.times)
+
     def still(self, clock: timedelta, window: timedelta) -> bool:
         """Whether there was no change for the window."""
         return not self.times or clock - self.times[-1] >= window
@@ -155,8 +163,8 @@ class PortRow:
     presence: Changes = field(default_factory=Changes)
     restarts: set[timedelta] = field(default_factory=set)
     """Which of the changes of its presence were restarts."""
-    parts: Changes = field(default_factory=Changes)
-    """Changes of its binds and owners."""
+    parts: dict[Part, Changes] = field(default_factory=dict)
+    """Changes of each of its owners and binds."""
     notices: dict[str, list[timedelta]] = field(default_factory=dict)
     """By kind, each whether it was told or not, since a window without one."""
     messages: list[datetime] = field(default_factory=list)
@@ -183,6 +191,15 @@ class PortRow:
         return [owner for owner in self.owners if owner.gone_since is not None]
 
     @property
+    def a_part_flaps(self) -> bool:
+        """An owner or a bind of it does."""
+        return any(changes.flapping for changes in self.parts.values())
+
+    def flap(self, parts: Set[Part]) -> bool:
+        """Whether all of these do."""
+        return all(part in self.parts and self.parts[part].flapping for part in parts)
+
+    @property
     def is_held(self) -> bool:
         """Others have it while it is down, by the last look that says who has it."""
         return any(one.joined is not None for one in self.holders)
@@ -197,7 +214,7 @@ class PortRow:
         self.alert, self.grace_until = "", None
         self.paused = True
         self.presence.forget()
-        self.parts.forget()
+        self.parts.clear()
 
 
 @dataclass

@@ -83,9 +83,11 @@ class Watching:
             port.lost -= hidden
             port.unwatched |= dict.fromkeys(hidden, look.at)
             port.lost_hidden = 0
-            if not port.lost and port.alert and port.status == "up" and not (port.presence.flapping or port.gone):
+            for address in hidden:
+                port.parts.pop(("bind", address), None)
+            flaps = port.presence.flapping or port.a_part_flaps
+            if not port.lost and port.alert and port.status == "up" and not (flaps or port.gone):
                 self._tell_port(port, look.host_id, look.at, "unwatched", number)
-                port.parts.forget()
 
     def _watched_still(self, host_id: str, number: int, port: PortRow, addresses: frozenset[str]) -> frozenset[str]:
         """Those addresses that the rules in force watch."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import datetime
 
 from portmon.engine import holding, lifecycle, owners, telling
-from portmon.engine.lifecycle import NONE
 from portmon.engine.rows import Row
 from portmon.engine.state import Draft, Evidence, Port, Seen
 from portmon.model import limits
@@ -41,7 +40,7 @@ def hide_binds(port: Port, evidence: Evidence, is_watched: Callable[[str], bool]
     if owners.gone_of(port):
         # The alert is that of the owner.
         return ()
-    port.binds = NONE
+    port.parts = tuple(part for part in port.parts if part[0] not in before)
     draft = Draft(EventKind.UNWATCHED, f"No rule watches {', '.join(before)} any more", since)
     return () if port.paused else telling.tell(port, evidence, draft)
 
@@ -82,8 +81,14 @@ def bind_events(
     port.lost = lost
     if not lost:
         port.lost_since = port.lost_clock = None
+    found = tuple(address for address in before.lost if address not in lost)
+    if away or lost:
+        # What is told of others says it.
+        telling.count_parts(port, evidence, (*found, *fresh) if away else found)
+    if away and fresh and port.lost_since is None:
+        port.lost_since, port.lost_clock = evidence.at, evidence.clock
     if away and (fresh or (before.lost and not lost)):
-        return None, _untold_binds(before, port, evidence, fresh, is_counted=bool(change.gone))
+        return None, ()
     if fresh or (lost and not away and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
         return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more)
     if before.lost and not lost and change.back:
@@ -94,7 +99,7 @@ def bind_events(
     # With OWNERS binds before, one that is new may have been left out then.
     differ = (known ^ seen if len(known) < limits.OWNERS else known - seen) - set(before.lost)
     # While an owner is gone, and when it is back, that says it.
-    if quiet or away or change.back or any(getattr(port, part).flapping_since for part in telling.PARTS) or not differ:
+    if quiet or away or change.back or port.flapping or not differ:
         return None, ()
     now, then = ", ".join(port.addresses), ", ".join(before.addresses)
     draft = Draft(
@@ -104,20 +109,6 @@ def bind_events(
         details={"severe": False, "before": list(before.addresses)},
     )
     return None, telling.notice(port, evidence, draft)
-
-
-def _untold_binds(
-    before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], *, is_counted: bool
-) -> tuple[Draft, ...]:
-    """Binds that are lost or found while an owner is gone, which includes them.
-
-    :param is_counted: the owner left in this look, and one look is one change
-    """
-    if fresh and port.lost_since is None:
-        port.lost_since, port.lost_clock = evidence.at, evidence.clock
-    if not is_counted and (fresh or (before.lost and not port.lost)):
-        port.binds = lifecycle.untold(port.binds, evidence.pace, clock=evidence.clock, at=evidence.at)
-    return ()
 
 
 def _exchanged(
@@ -168,18 +159,17 @@ def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...],
         details={"severe": True, "lost": list(port.lost), "before": list(before.addresses)},
     )
     port.paused = False
-    return telling.change(port, evidence, "binds", draft) if fresh else telling.tell(port, evidence, draft)
+    return telling.change_parts(port, evidence, fresh, draft) if fresh else telling.tell(port, evidence, draft)
 
 
 def _finds(before: Port, port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     """No bind is lost any more."""
     if before.paused:
-        port.binds = lifecycle.untold(port.binds, evidence.pace, clock=evidence.clock, at=evidence.at)
-        return ()
+        return telling.count_parts(port, evidence, before.lost)
     since = before.lost_since
     details = {"down_for": since and (evidence.at - since).total_seconds(), "lost": list(before.lost)}
     draft = Draft(EventKind.RECOVERED, f"It listens on {', '.join(before.lost)} again", since, details=details)
-    return telling.change(port, evidence, "binds", draft)
+    return telling.change_parts(port, evidence, before.lost, draft)
 
 
 def retires_parts(port: Port, evidence: Evidence, accepted: datetime | None) -> tuple[Row | None, tuple[Draft, ...]]:
@@ -204,7 +194,7 @@ def _retires_binds(port: Port, evidence: Evidence, accepted: datetime | None) ->
     was_accepted = lifecycle.was_accepted(accepted, since, evidence.at)
     if not (was_accepted or _is_old(port, evidence)):
         return None, ()
-    lost, port.lost, port.lost_since, port.lost_clock, port.binds = port.lost, (), None, None, NONE
+    lost, port.lost, port.lost_since, port.lost_clock, port.parts = port.lost, (), None, None, ()
     reason = "Accepted by a person" if was_accepted else f"Lost since {since:%Y-%m-%d %H:%M} UTC"
     reason += f"; {', '.join(lost)} is not expected any more"
     draft = Draft(EventKind.RETIRED, reason, since, details={"lost": list(lost)})

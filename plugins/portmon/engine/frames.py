@@ -24,22 +24,21 @@ from portmon.model.state import PortStatus
 _TIME = "datetime64[us, UTC]"
 _DTYPES = {"int": "int64", "bool": "bool", "datetime": _TIME, "datetime | None": _TIME}
 """Annotation of a field of Port to the dtype of its column; other columns hold objects."""
-CHANGES = {
-    "presence": ("changes", "flapping_since", "changed_at"),
-    "binds": ("bind_changes", "bind_flapping_since", "bind_changed_at"),
-}
-"""Fields of Port that are :class:`portmon.engine.lifecycle.Changes`, and the columns of their parts."""
+PRESENCE = ("changes", "flapping_since", "changed_at")
+"""Columns of the changes of a port's or host's presence, see :class:`portmon.engine.lifecycle.Changes`."""
+PARTS = ("bind_changes", "bind_flapping_since", "bind_changed_at")
+"""Columns of the changes of its parts; the last two say what the first one holds, for queries."""
 
 
 def _columns() -> Iterator[tuple[str, str, str]]:
     """Name and dtype of each column, and where a port has its value."""
-    parts = [field.name for field in dataclasses.fields(Changes)]
+    changes = [f"presence.{field.name}" for field in dataclasses.fields(Changes)]
+    several = {
+        "presence": zip(PRESENCE, ("object", _TIME, _TIME), changes, strict=True),
+        "parts": zip(PARTS, ("object", _TIME, _TIME), ("parts", "part_flapping_since", "part_changed_at"), strict=True),
+    }
     for field in dataclasses.fields(Port):
-        if field.name in CHANGES:
-            for name, dtype, part in zip(CHANGES[field.name], ("object", _TIME, _TIME), parts, strict=True):
-                yield name, dtype, f"{field.name}.{part}"
-        else:
-            yield field.name, _DTYPES.get(str(field.type), "object"), field.name
+        yield from several.get(field.name, [(field.name, _DTYPES.get(str(field.type), "object"), field.name)])
 
 
 PORT_COLUMNS: Mapping[str, str] = {name: dtype for name, dtype, _ in _columns()}
@@ -47,6 +46,8 @@ PORT_COLUMNS: Mapping[str, str] = {name: dtype for name, dtype, _ in _columns()}
 
 _GETTERS = {name: attrgetter(place) for name, _, place in _columns()}
 """What gives the value of each column."""
+_SAME = [field.name for field in dataclasses.fields(Port) if field.name in PORT_COLUMNS]
+"""Columns that are fields of a port."""
 KEY = ["host_id", "protocol", "port"]
 AT_ONCE = 2000
 """So many changed ports are compared again at a time: one host may have very many."""
@@ -86,11 +87,11 @@ def row_of(port: Port) -> dict[str, Any]:
 
 def port_of(row: Mapping[str, Any]) -> Port:
     """The port of a row of plain values, see :func:`_records`."""
-    values = {field.name: row[field.name] for field in dataclasses.fields(Port) if field.name not in CHANGES}
+    values = {name: row[name] for name in _SAME}
     # A merge turns the integers of rows without a match into floats, and booleans into objects.
     values |= {"misses": int(row["misses"]), "streak": int(row["streak"])}
-    values |= {name: Changes(*(row[part] for part in parts)) for name, parts in CHANGES.items()}
-    return Port(**values)
+    changes = Changes(*(row[name] for name in PRESENCE))
+    return Port(**values, presence=changes, parts=row[PARTS[0]])
 
 
 def ports_frame(ports: Sequence[Port]) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from portmon.engine import lifecycle, owners, telling
-from portmon.engine.lifecycle import NONE
 from portmon.engine.owners import Holders, PortOwner, names_of
 from portmon.engine.rows import Row
 from portmon.engine.state import Draft, Evidence, Port, Seen
@@ -48,7 +47,7 @@ def owner_events(
         details = {"before": list(before.programs), "was": was, "owner": owner}
         reason = f"{owner} has it now, and no longer {was}{telling.left_out(seen.more)}"
         draft = Draft(EventKind.REPLACED, reason, before.status_since, details=details)
-        return telling.change(port, evidence, "presence", draft)
+        return telling.change(port, evidence, draft)
     if quiet or not change.is_same or evidence.booted_after(before) or not _is_restart(before, seen):
         return ()
     told: tuple[Draft, ...] = ()
@@ -86,26 +85,25 @@ def owners_left(port: Port, change: owners.Change, evidence: Evidence) -> tuple[
         details={"owner": gone, "left": left},
     )
     port.paused = False
-    return telling.change(port, evidence, "binds", draft) if change.gone else telling.tell(port, evidence, draft)
+    names = set(map(evidence.subject_of, change.gone))
+    return telling.change_parts(port, evidence, names, draft) if names else telling.tell(port, evidence, draft)
 
 
 def owners_back(port: Port, change: owners.Change, evidence: Evidence) -> tuple[Draft, ...]:
     """The event of the last owner that is back."""
-    if not change.back or owners.gone_of(port):
-        return ()
-    if port.paused:
-        port.binds = lifecycle.untold(port.binds, evidence.pace, clock=evidence.clock, at=evidence.at)
-        return ()
+    names = set(map(evidence.subject_of, change.back))
+    if not names or owners.gone_of(port) or port.paused:
+        return telling.count_parts(port, evidence, names)
     if port.lost:
         # What the greater condition included is told now; the alert goes on.
         reason = f"It does not listen on {', '.join(port.lost)}, only on {', '.join(port.addresses)}"
         details: dict[str, Any] = {"severe": True, "lost": list(port.lost), "before": []}
         draft = Draft(EventKind.REBOUND, reason, port.lost_since, details=details)
-        return telling.change(port, evidence, "binds", draft)
-    since, names = min(filter(None, (own.gone_since for own in change.back))), names_of(change.back)
-    details = {"part": "owner", "owner": names, "down_for": (evidence.at - since).total_seconds()}
-    draft = Draft(EventKind.RECOVERED, f"{names} listens again", since, details=details)
-    return telling.change(port, evidence, "binds", draft)
+        return telling.change_parts(port, evidence, names, draft)
+    since, back = min(filter(None, (own.gone_since for own in change.back))), names_of(change.back)
+    details = {"part": "owner", "owner": back, "down_for": (evidence.at - since).total_seconds()}
+    draft = Draft(EventKind.RECOVERED, f"{back} listens again", since, details=details)
+    return telling.change_parts(port, evidence, names, draft)
 
 
 def shown_owners(seen: Seen, evidence: Evidence) -> Holders:
@@ -130,7 +128,7 @@ def retires_owners(port: Port, evidence: Evidence, accepted: datetime | None) ->
     if port.paused or not (was_accepted or (is_old and not evidence.jumped)):
         return None, ()
     port.owners = kept_owners(port, (own for own in owners.of(port) if own.gone_since is None))
-    port.binds, names = NONE, names_of(away)
+    port.parts, names = (), names_of(away)
     if was_accepted:
         port.lost, port.lost_since, port.lost_clock = (), None, None
     # A bind that is lost as well is told anew.

@@ -182,6 +182,11 @@ def settles(changes: Changes, pace: Pace, *, clock: float, at: datetime, told: S
     return may_tell(told, at)
 
 
+def is_over(changes: Changes, pace: Pace, clock: float) -> bool:
+    """Whether changes say nothing any more: none is recent, and they make no flapping."""
+    return not (changes.flapping_since or _recent(changes, pace, clock))
+
+
 def may_tell(told: Sequence[datetime], at: datetime, number: int = 1) -> bool:
     """Whether anything, or so many messages, may be told of a subject."""
     return len(messages(told, at)) + number <= MOST_MESSAGES

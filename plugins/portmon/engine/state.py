@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from portmon.engine import owners
 from portmon.engine.lifecycle import NONE, Changes, Pace
 from portmon.engine.owners import PortOwner, Times
 from portmon.matching import in_ranges
@@ -44,7 +45,7 @@ class Port:
     :param presence: changes between up and down
     :param lost: binds that others could reach and that are missing since ``lost_since`` while others remain
     :param lost_clock: evidence clock at that time
-    :param binds: changes between lost and not lost
+    :param parts: changes of what the port may lose while others have it: by the name of each owner, and each address
     :param comms: the kernel's names of the programs, the same for every tool
     :param notices: kind and evidence clock of recent notices
     :param told: times of its messages within the last day
@@ -84,7 +85,7 @@ class Port:
     lost: tuple[str, ...] = ()
     lost_since: datetime | None = None
     lost_clock: float | None = None
-    binds: Changes = NONE
+    parts: tuple[tuple[str, Changes], ...] = ()
     notices: tuple[tuple[str, float], ...] = ()
     told: tuple[datetime, ...] = ()
     unwatched: tuple[tuple[str, datetime], ...] = ()
@@ -97,14 +98,30 @@ class Port:
     boots: tuple[float, ...] = ()
 
     @property
+    def flapping(self) -> dict[str | None, Changes]:
+        """What of it flaps: None is its presence, the others are parts of it."""
+        changes: dict[str | None, Changes] = {None: self.presence, **dict(self.parts)}
+        return {name: own for name, own in changes.items() if own.flapping_since}
+
+    @property
     def flapping_since(self) -> datetime | None:
-        """Since when it, or one of its binds, flaps."""
-        return min(filter(None, (self.presence.flapping_since, self.binds.flapping_since)), default=None)
+        """Since when it, or a part of it, flaps."""
+        return min(filter(None, (own.flapping_since for own in self.flapping.values())), default=None)
 
     @property
     def changed_at(self) -> datetime | None:
         """When it last changed, while it flaps."""
-        return max(filter(None, (self.presence.at, self.binds.at)), default=None)
+        return max(filter(None, (own.at for own in self.flapping.values())), default=None)
+
+    @property
+    def part_flapping_since(self) -> datetime | None:
+        """Since when a part of it flaps."""
+        return min(filter(None, (own.flapping_since for _, own in self.parts)), default=None)
+
+    @property
+    def part_changed_at(self) -> datetime | None:
+        """When such a part last changed."""
+        return max(filter(None, (own.at for _, own in self.parts)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +306,10 @@ class Evidence:
             return True
         last = port.last_seen_at
         return last is not None and self.booted_at is not None and last < self.booted_at
+
+    def subject_of(self, owner: PortOwner) -> str:
+        """The name under which changes of an owner count together."""
+        return owners.subject_of(owner, self.many) or ""
 
     @property
     def times(self) -> Times:

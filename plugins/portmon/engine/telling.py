@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from portmon.engine import lifecycle, owners
@@ -15,9 +16,6 @@ from portmon.engine.state import Draft, Evidence, Port
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
 from portmon.model.state import PortStatus
-
-PARTS = ("presence", "binds")
-"""What flaps of a port, each by itself: the port, and the binds and owners that it loses while others remain."""
 
 
 def wrong_since(port: Port) -> datetime:
@@ -82,26 +80,17 @@ def left_out(more: int) -> str:
 
 
 def change(
-    port: Port,
-    evidence: Evidence,
-    part: str,
-    draft: Draft | None,
-    *,
-    is_counted: bool = False,
-    is_restart: bool = False,
+    port: Port, evidence: Evidence, draft: Draft | None, *, is_counted: bool = False, is_restart: bool = False
 ) -> tuple[Draft, ...]:
-    """The event of a change, or `flapping` instead, or none while the port flaps.
+    """The event of a change of the port's presence, or `flapping` instead, or none while it flaps.
 
     :param draft: None for a change without a message
     :param is_counted: the change began in an earlier look
     """
-    before = getattr(port, part)
+    before = port.presence
     if before is lifecycle.SHARED:
         return () if draft is None else tell(port, evidence, draft)
-    if part == "binds" and port.presence.flapping_since:
-        port.binds = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at)
-        return ()
-    row, changes, count = lifecycle.change(
+    row, port.presence, count = lifecycle.change(
         before,
         evidence.pace,
         clock=evidence.clock,
@@ -110,41 +99,117 @@ def change(
         silent=draft is None,
         is_counted=is_counted,
     )
-    setattr(port, part, changes)
     restarts = {*port.restarts, *((evidence.clock,) if is_restart else ())}
     own = lifecycle.untold(before, evidence.pace, clock=evidence.clock, at=evidence.at).recent
-    loops = part == "presence" and is_restart and restarts.issuperset(own)
-    if part == "presence":
-        port.restarts = tuple(sorted(restarts.intersection(changes.recent)))
+    loops = is_restart and restarts.issuperset(own)
+    port.restarts = tuple(sorted(restarts.intersection(port.presence.recent)))
     if row is lifecycle.LifecycleRow.OPENS:
         return () if draft is None else tell(port, evidence, draft)
     if row is not lifecycle.LifecycleRow.FLAPS:
         return ()
-    between = "up and down" if part == "presence" else "lost and found addresses or owners"
-    what = "restarts" if loops else f"changes between {between}"
+    what = "restarts" if loops else "changes between up and down"
     who = ""
     if draft is not None and draft.kind is EventKind.REPLACED:
         what, who = "changes of its owner or its presence", f"{draft.reason}; "
     reason = who + lifecycle.why_flapping(count, evidence.pace, what)
-    since = lifecycle.began(before, evidence.pace, clock=evidence.clock, at=evidence.at)
     kind = EventKind.CRASH_LOOPING if loops else EventKind.FLAPPING
-    flapping = Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)})
-    return tell(port, evidence, flapping)
+    return _flapping(port, evidence, kind, reason, [before])
+
+
+def _flapping(
+    port: Port, evidence: Evidence, kind: EventKind, reason: str, before: Iterable[lifecycle.Changes]
+) -> tuple[Draft, ...]:
+    since = min(lifecycle.began(one, evidence.pace, clock=evidence.clock, at=evidence.at) for one in before)
+    return tell(port, evidence, Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)}))
+
+
+def change_parts(port: Port, evidence: Evidence, names: Collection[str], draft: Draft) -> tuple[Draft, ...]:
+    """The event of owners or addresses that are lost or found, or `flapping` instead, or none while all of them flap.
+
+    Each flaps by itself. While another one does, an end has no message: `stable` says it.
+    """
+    if port.presence.flapping_since:
+        return count_parts(port, evidence, names)
+    silent = draft.kind is EventKind.RECOVERED and any(
+        own.flapping_since for name, own in port.parts if name not in names
+    )
+    own = dict(port.parts)
+    made = {
+        name: lifecycle.change(
+            own.get(name, NONE), evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told, silent=silent
+        )
+        for name in names
+    }
+    _keep_parts(port, evidence, {name: changes for name, (_, changes, _) in made.items()})
+    if any(row is lifecycle.LifecycleRow.OPENS for row, _, _ in made.values()):
+        return () if silent else tell(port, evidence, draft)
+    flap = [name for name, (row, _, _) in made.items() if row is lifecycle.LifecycleRow.FLAPS]
+    if not flap:
+        return ()
+    count = max(made[name][2] for name in flap)
+    reason = (
+        f"{', '.join(sorted(flap))}: {lifecycle.why_flapping(count, evidence.pace, 'changes between lost and found')}"
+    )
+    return _flapping(port, evidence, EventKind.FLAPPING, reason, [own.get(name, NONE) for name in flap])
+
+
+def count_parts(port: Port, evidence: Evidence, names: Iterable[str]) -> tuple[Draft, ...]:
+    """Owners or addresses are lost or found, and something else is told instead."""
+    own = dict(port.parts)
+    _keep_parts(
+        port,
+        evidence,
+        {
+            name: lifecycle.untold(own.get(name, NONE), evidence.pace, clock=evidence.clock, at=evidence.at)
+            for name in names
+        },
+    )
+    return ()
+
+
+def _keep_parts(port: Port, evidence: Evidence, changed: Mapping[str, lifecycle.Changes]) -> None:
+    kept = [
+        part
+        for part in port.parts
+        if part[0] not in changed and not lifecycle.is_over(part[1], evidence.pace, evidence.clock)
+    ]
+    # The last ones: a host may show other names each time.
+    parts = sorted((*kept, *changed.items()), key=lambda part: part[1].recent[-1])[-limits.PARTS :]
+    port.parts = tuple(sorted(parts, key=itemgetter(0)))
 
 
 def silently(port: Port, evidence: Evidence, *, is_restart: bool = False) -> tuple[Draft, ...]:
     """A change of the port that has no message of its own: nothing, or that it flaps."""
-    return change(port, evidence, "presence", None, is_restart=is_restart)
+    return change(port, evidence, None, is_restart=is_restart)
 
 
 def settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
-    """`stable`, if what flapped did not change for long enough."""
-    part = "presence" if port.presence.flapping_since else "binds"
-    flapped = getattr(port, part)
-    if not lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told):
+    """`stable`, if what flapped did not change for long enough. While the port flaps, its parts wait.
+
+    While other parts flap, only what is lost has a `stable`.
+    """
+    flapping = port.flapping
+    if None in flapping:
+        flapping = {None: port.presence}
+    still = {
+        name: own
+        for name, own in flapping.items()
+        if lifecycle.settles(own, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
+    }
+    if not still:
         return ()
-    since, changed_at, state = flapped.flapping_since, flapped.at, state_of(port)
-    setattr(port, part, NONE)
+    if None in still:
+        port.presence = NONE
+    port.parts = tuple(part for part in port.parts if part[0] not in still)
+    missing = {*port.lost, *map(evidence.subject_of, owners.gone_of(port))}
+    if len(still) < len(flapping) and missing.isdisjoint(still):
+        return ()
+    return _stable(port, evidence, still.values())
+
+
+def _stable(port: Port, evidence: Evidence, flapped: Collection[lifecycle.Changes]) -> tuple[Draft, ...]:
+    since = min(filter(None, (own.flapping_since for own in flapped)))
+    changed_at, state = max(filter(None, (own.at for own in flapped))), state_of(port)
     still = f"It held still since {changed_at:%Y-%m-%d %H:%M:%S} UTC"
     details: dict[str, Any] = {"state": state.value}
     reason = f"{still} and is {state}"

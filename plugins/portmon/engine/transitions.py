@@ -206,7 +206,7 @@ def denied(port: Port) -> Transition:
 
 def pause(port: Port) -> Port:
     """The port after its alert ended without evidence: what is still wrong when it is watched again is told again."""
-    return dataclasses.replace(port, paused=True, presence=NONE, binds=NONE, grace_until=None)
+    return dataclasses.replace(port, paused=True, presence=NONE, parts=(), grace_until=None)
 
 
 def is_open(port: Port) -> bool:
@@ -345,8 +345,7 @@ def _goes_on(
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
             row = (Row.OWNER_BACK if back else None) or bind_row or braked or row
-    flapping = [part for part in telling.PARTS if getattr(port, part).flapping_since]
-    if any(not getattr(before, part).flapping_since for part in flapping):
+    if port.flapping.keys() - before.flapping.keys():
         row = Row.FLAPPING
     changed = row in (Row.RECOVERED, Row.FLAPPING, Row.LOST_BIND, Row.OWNER_GONE, Row.OWNER_BACK)
     if not changed and port.lost == before.lost and not evidence.new_boot:
@@ -418,7 +417,7 @@ def _recovers(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
         return ()
     details = {"down_for": (evidence.at - since).total_seconds()}
     back = Draft(EventKind.RECOVERED, "It listens again", since, port.last_seen_at, details)
-    return telling.change(port, evidence, "presence", back)
+    return telling.change(port, evidence, back)
 
 
 def _held(port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: datetime | None) -> Transition:
@@ -543,7 +542,7 @@ def _goes_down(port: Port, evidence: Evidence, reason: str, *, is_counted: bool 
     seen = f"; last seen {last:%Y-%m-%d %H:%M:%S} UTC" if last else "; never seen"
     draft = Draft(EventKind.DOWN, reason + seen, evidence.at, last, {"misses": misses} if misses else {})
     port.paused = False
-    return telling.change(port, evidence, "presence", draft, is_counted=is_counted)
+    return telling.change(port, evidence, draft, is_counted=is_counted)
 
 
 def _falls(port: Port, evidence: Evidence) -> None:
@@ -555,7 +554,7 @@ def _falls(port: Port, evidence: Evidence) -> None:
     known = owners.not_gone(owners.of(port))
     # All binds are expected again: one that does not come back with the others makes an event.
     port.addresses, _ = limits.few_of((*port.addresses, *port.lost), port.addresses)
-    port.lost, port.lost_since, port.lost_clock, port.binds = (), None, None, NONE
+    port.lost, port.lost_since, port.lost_clock, port.parts = (), None, None, ()
     # So are all owners: each of them that comes back ends it.
     port.owners = holding.kept_owners(port, known)
     if port.seen_clock is None:

@@ -12,6 +12,8 @@ ROWS = 131_070
 """Listening sockets of one answer: every port, of both families. An answer with more is no evidence."""
 OWNERS = 64
 """Owners, and as many binds, of one port that are kept and compared; the rest is counted."""
+PARTS = 2 * OWNERS
+"""Owners and binds of one port whose changes are remembered, the last ones."""
 NAME = 256
 """Bytes of a name that are kept and compared."""
 

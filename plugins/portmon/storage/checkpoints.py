@@ -14,7 +14,7 @@ from portmon.errors import StorageError
 from portmon.storage import contents, journal
 from portmon.storage.sql import chunks, insert_rows
 from portmon.storage.tables import UtcDateTime, checkpoints, conditions, hosts, ports
-from portmon.storage.upgrade import upgrade_state, upgrade_youth
+from portmon.storage.upgrade import upgrade_state, upgrade_youth, with_parts
 
 
 def keep(conn: Connection, now: datetime) -> None:
@@ -82,7 +82,8 @@ def restore(source: Connection, seq: int, conn: Connection) -> None:
                 without_evidence = at
             if table is ports and rows and "young_since" not in rows[0]:
                 without_youth = at
-            insert_rows(conn, table, [_row(table, row) for row in rows])
+            own = map(with_parts, rows) if table is ports else rows
+            insert_rows(conn, table, [_row(table, row) for row in own])
     if without_evidence is not None:
         upgrade_state(conn, without_evidence)
     if without_youth is not None:

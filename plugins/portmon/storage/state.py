@@ -16,7 +16,7 @@ from sqlalchemy.types import NULLTYPE
 
 from portmon.engine import clocks
 from portmon.engine.evaluate import Verdict
-from portmon.engine.frames import CHANGES, PORT_COLUMNS, frame, ports_of, row_of
+from portmon.engine.frames import PARTS, PORT_COLUMNS, PRESENCE, frame, ports_of, row_of
 from portmon.engine.leaving import Left
 from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.machines import Kept
@@ -52,9 +52,7 @@ def load_hosts(
 ) -> dict[str, HostState]:
     """Stored state of all hosts or some; ``light`` leaves out their listeners, see :func:`listening`."""
     data = _read(conn, hosts, [name for name in _HOST_COLUMNS if not light or name != LISTENING], host_ids)
-    data["presence"] = [
-        Changes(*parts) if parts[0] else NONE for parts in zip(*map(data.get, CHANGES["presence"]), strict=True)
-    ]
+    data["presence"] = [Changes(*parts) if parts[0] else NONE for parts in zip(*map(data.get, PRESENCE), strict=True)]
     # By place, since a fleet has many hosts. Columns that are left out are None in every row.
     fields = (data.get(name, repeat(None)) for name in _HOST_FIELDS)
     return {host.host_id: host for host in map(HostState, *fields)}
@@ -107,6 +105,10 @@ def _notices(text: str) -> tuple[tuple[str, float], ...]:
     return tuple((kind, clock) for kind, clock in json.loads(text))
 
 
+def _parts(text: str) -> tuple[tuple[str, Changes], ...]:
+    return tuple((name, _revived(Changes, changes)) for name, changes in json.loads(text))
+
+
 def _owners(text: str) -> tuple[PortOwner, ...]:
     return tuple(map(owner_of, json.loads(text)))
 
@@ -124,7 +126,7 @@ def _kept(text: str | None) -> Kept | None:
 
 
 _SETS = (
-    *("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes", "bind_changes"),
+    *("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes"),
     *("many", "restarts", "boots"),
 )
 _LISTS: Mapping[str, Callable[[Any], Any]] = {
@@ -133,21 +135,22 @@ _LISTS: Mapping[str, Callable[[Any], Any]] = {
     "told": _times,
     "unwatched": _unwatched,
     "notices": _notices,
+    PARTS[0]: _parts,
     "owners": _owners,
     "holders": _owners,
     "young": _young,
     "kept": _kept,
 }
-_TIMED = ("told", "unwatched", "owners", "holders")
+_TIMED = ("told", "unwatched", "owners", "holders", PARTS[0])
 """Lists of a port that hold times, not only plain values."""
 _HOST_FIELDS = [field.name for field in dataclasses.fields(HostState)]
-_HOST_COLUMNS = [column for name in _HOST_FIELDS for column in CHANGES.get(name, (name,))]
+_HOST_COLUMNS = [column for name in _HOST_FIELDS for column in (PRESENCE if name == "presence" else (name,))]
 
 
 def _row_of_host(host: HostState) -> dict[str, Any]:
     parts = (host.presence.recent, host.presence.flapping_since, host.presence.at)
-    row = {name: getattr(host, name) for name in _HOST_FIELDS if name not in CHANGES}
-    row |= dict(zip(CHANGES["presence"], parts, strict=True))
+    row = {name: getattr(host, name) for name in _HOST_FIELDS if name != "presence"}
+    row |= dict(zip(PRESENCE, parts, strict=True))
     return row | {name: plain(row[name]) for name in ("told", "young", "kept")}
 
 
@@ -227,9 +230,7 @@ def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[Port
     """Write what an evaluation changed of ports."""
     # The number of ports has no bound: their rows are not all made at once.
     for part in chunks(list(changed), ROWS):
-        upsert_rows(
-            conn, ports, [row_of(port) | plain({name: getattr(port, name) for name in _TIMED}) for port in part]
-        )
+        upsert_rows(conn, ports, [(row := row_of(port)) | plain({name: row[name] for name in _TIMED}) for port in part])
     delete_rows(conn, ports, dropped)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -64,6 +65,30 @@ def _clocks(row: Row[Any], now: datetime) -> dict[str, Any]:
         "changed_at": changes[-1] if changes and row.flapping_since else None,
         "notices": [[kind, clock(datetime.fromisoformat(at))] for kind, at in row.notices],
     }
+
+
+def with_parts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a port, as JSON has it, with the changes of its owners and addresses by themselves.
+
+    A port had them together before. They are those of one part without a name: what flaps goes on until it holds still.
+    """
+    changes = row.get("bind_changes") or []
+    if not changes or isinstance(changes[0], list):
+        return dict(row)
+    own = {"recent": changes, "flapping_since": row["bind_flapping_since"], "at": row["bind_changed_at"]}
+    return dict(row) | {"bind_changes": [["", own]]}
+
+
+def upgrade_parts(conn: Connection) -> None:
+    """Give each port that has changes of owners and addresses the present form, see :func:`with_parts`."""
+    names = (*_KEY, "bind_changes", "bind_flapping_since", "bind_changed_at")
+    query = select(*(ports.c[name] for name in names)).where(type_coerce(ports.c.bind_changes, Text) != "[]")
+    rows = [
+        {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row._mapping.items()}
+        for row in conn.execute(query)
+    ]
+    kept = (*_KEY, "bind_changes")
+    update_rows(conn, ports, [{name: row[name] for name in kept} for row in map(with_parts, rows)])
 
 
 def upgrade_youth(conn: Connection, now: datetime) -> None:
