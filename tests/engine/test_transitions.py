@@ -966,6 +966,15 @@ def test_a_port_that_is_not_confirmed_missing_has_its_grace_as_well() -> None:
     assert told(gone(first, at=NOW + 2 * FIVE)) == ["down"]
 
 
+def test_that_a_port_was_missing_before_a_boot_is_one_change_and_that_it_is_back_after_it_another() -> None:
+    missing = kept(gone(port(), down_after=2))
+    first = kept(gone(missing, at=NOW + FIVE, rebooted=True))
+    assert kept(gone(first, at=NOW + HOUR)).presence == missing.presence == changed(0 * FIVE)
+    assert kept(again(first, at=NOW + 2 * FIVE)).presence == changed(0 * FIVE, -2 * FIVE)
+    in_grace = kept(gone(port(), rebooted=True))
+    assert kept(again(in_grace, at=NOW + FIVE)).presence == NONE
+
+
 def test_a_bind_has_until_the_end_of_the_grace_to_come_back() -> None:
     waiting = kept(again(port(addresses=(V4, LOCAL)), seen(LOCAL), grace_until=NOW + TICK))
     assert (waiting.addresses, waiting.lost, waiting.lost_since) == ((V4, LOCAL), (), None)

@@ -159,7 +159,8 @@ def gone(
     if port.grace_until is not None:
         if evidence.new_boot or evidence.at < port.grace_until:
             return Transition(port, Row.GRACE)
-        return _down(port, evidence, "Not back after the reboot of its host, whose time of grace is over")
+        why = "Not back after the reboot of its host, whose time of grace is over"
+        return _down(port, evidence, why, is_counted=port.misses > 0)
     if port.misses and not evidence.counts(port.counted_at):
         return Transition(port, Row.MISSED)
     was_missing = port.misses > 0
@@ -302,7 +303,7 @@ def _up_again(
         return Transition(port, Row.DOWN, _is_taken(port, shown, evidence, terms))
     before = dataclasses.replace(port)
     # One look is one change.
-    is_back = before.misses > 0 and before.grace_until is None and not change.replaced
+    is_back = before.misses > 0 and not change.replaced
     told = telling.silently(port, evidence) if is_back else ()
     if change.replaced and port.presence.flapping_since:
         _was_seen(port, evidence)
