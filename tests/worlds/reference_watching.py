@@ -173,13 +173,12 @@ class Watching:
         shown = names_of(listener)
         if known is not None and listener.comm in known.comms:
             shown |= known.programs
-        programs = [tuple(shown)]
+        programs, rules = [tuple(shown)], self.rules.for_host(self.inventory[host_id])
         watched, named = listener.port in self.inventory[host_id].declared, False
         if not shown and known is not None:
             programs = owner_names(known)
-        elif not shown and listener.port in self.hosts[host_id].listening and not other_rules:
+        elif not shown and rules.rules and listener.port in self.hosts[host_id].listening and not other_rules:
             return watched, False  # it was excluded, and nothing says that it should not be
-        rules = self.rules.for_host(self.inventory[host_id])
         for program in programs:
             decision = rules.evaluate(Subject(listener.port, listener.address, program))
             if decision.watched:
