@@ -747,7 +747,7 @@ class Ports(Young):
 
     def _grows_up(self, port: PortRow, look: Sight, number: int, seen: Seen | None) -> None:
         """What is meant is mature, and so is what was up for long."""
-        if number in look.declared or (seen.listed if seen is not None else self._is_listed(look, number, port)):
+        if number in look.declared or (seen is not None and seen.listed) or self._is_listed(look, number, port):
             port.young_since = None
             return
         age = ZERO if port.young_since is None else look.clock - port.young_since
