@@ -275,8 +275,7 @@ class Ports(Young):
             self._known_and_missing(look, number, port, confirmed=look.confirmed or resumed or port.paused)
             return
         seen = look.seen[number]
-        if port.status != "down" or is_its_own(port, look, number, seen):  # else nothing is seen of its own addresses
-            self._hide_binds(look, number, port, changed=look.other_rules or undeclared or resumed)
+        self._hide_binds(look, number, port, changed=look.other_rules or undeclared or resumed)
         if port.status == "candidate":
             port.owners = taken_over(port.owners, seen.view, look.many).owners
             take(port, seen, look)
