@@ -1403,6 +1403,13 @@ def test_binds_are_asked_about_only_where_rules_or_declarations_changed() -> Non
         assert kept(step).lost == (V4,)
 
 
+def test_an_address_that_rules_hide_is_not_lost_when_another_owner_is_seen_on_the_port() -> None:
+    step = again(hid(port()), seen(LAN, programs=("apache2",)), is_watched=LAN.__eq__)
+    assert (told(step), kept(step).lost) == (["replaced", "rebound"], ())
+    assert not step.drafts[1].details["severe"]
+    assert told(again(hid(port()), seen(LOCAL))) == ["rebound"]
+
+
 def test_a_bind_that_is_put_aside_is_asked_about_in_each_look() -> None:
     aside = port(addresses=(LOCAL,), unwatched=((V4, NOW - FIVE),))
     assert kept(again(aside, seen(LOCAL), is_watched=LOCAL.__eq__)).unwatched == ((V4, NOW - FIVE),)

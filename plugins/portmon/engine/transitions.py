@@ -87,9 +87,10 @@ def again(
     other_rules = evidence.rules_changed or (port.declared is None) != (declared is None)
     quiet = evidence.learning or other_rules
     undeclared = port.declared is not None and declared is None
+    is_asked = evidence.rules_changed or undeclared or port.hidden_since is not None
     evidence = _with_grace(port, evidence, terms)
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
-    unwatched = _hide_binds(port, seen, evidence, is_watched, is_asked=evidence.rules_changed or undeclared)
+    unwatched = _hide_binds(port, seen, evidence, is_watched, is_asked=is_asked)
     if declared or seen.listed:
         port.young_since = None
     if port.status == PortStatus.CANDIDATE:
@@ -247,7 +248,7 @@ def _hide_binds(
 ) -> tuple[Draft, ...]:
     """Put binds aside that rules hide, see :func:`portmon.engine.binds.hide_binds`.
 
-    :param is_asked: the rules or the declaration changed
+    :param is_asked: the rules or the declaration changed, or they hid the port until now
     """
     aside = {address for address, _ in port.unwatched}
     is_asked = is_asked or not aside.isdisjoint(port.lost)
