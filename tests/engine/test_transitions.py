@@ -818,6 +818,13 @@ def test_a_lost_bind_that_retires_is_not_expected_any_more() -> None:
     assert told(again(kept(accepted), seen(LAN, LOCAL), at=NOW + FIVE)) == ["rebound"]
 
 
+def test_a_bind_that_is_lost_for_as_long_as_an_owner_is_gone_retires_with_it() -> None:
+    ago = 30 * DAY
+    before = dataclasses.replace(left(ago), lost=(V6,), lost_since=NOW - ago, lost_clock=clock(NOW - ago))
+    step = again(before, seen(pids=(7,)))
+    assert (told(step), kept(step).lost, kept(step).paused) == (["retired"], (), False)
+
+
 def test_moved_says_where() -> None:
     event = only(gone(port(EPHEMERAL), heir=50000))
     assert (event.since, event.last_seen, event.details) == (NOW - DAY, NOW - FIVE, {"to": 50000})

@@ -175,10 +175,10 @@ def _finds(before: Port, port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 def retires_parts(port: Port, evidence: Evidence, accepted: datetime | None) -> tuple[Row | None, tuple[Draft, ...]]:
     """Of a port whose lost binds and owners did not change: they retire, or what flapped is stable."""
     if owners.gone_of(port):
-        ended, told = holding.retires_owners(port, evidence, accepted)
-        if ended is None and _is_old(port, evidence):
+        if _is_old(port, evidence):
             # They are part of what is told of the owner.
             port.lost, port.lost_since, port.lost_clock = (), None, None
+        ended, told = holding.retires_owners(port, evidence, accepted)
     else:
         ended, told = _retires_binds(port, evidence, accepted)
     if ended is not None:
