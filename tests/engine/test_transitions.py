@@ -825,6 +825,16 @@ def test_a_bind_that_is_lost_for_as_long_as_an_owner_is_gone_retires_with_it() -
     assert (told(step), kept(step).lost, kept(step).paused) == (["retired"], (), False)
 
 
+def test_a_bind_that_is_lost_since_later_than_an_owner_is_gone_is_told_when_that_retires() -> None:
+    before = dataclasses.replace(left(30 * DAY), lost=(V6,), lost_since=NOW - HOUR, lost_clock=clock(NOW - HOUR))
+    step = again(before, seen(pids=(7,)))
+    assert (told(step), step.drafts[-1].since, kept(step).paused) == (["retired", "rebound"], NOW - HOUR, False)
+    full = again(dataclasses.replace(before, told=told_at(12)), seen(pids=(7,)))
+    assert (told(full), kept(full).paused) == (["retired"], True)
+    flaps_on = again(dataclasses.replace(before, presence=flaps()), seen(pids=(7,)))
+    assert (told(flaps_on), kept(flaps_on).paused) == (["retired"], False)
+
+
 def test_moved_says_where() -> None:
     event = only(gone(port(EPHEMERAL), heir=50000))
     assert (event.since, event.last_seen, event.details) == (NOW - DAY, NOW - FIVE, {"to": 50000})

@@ -494,12 +494,6 @@ class Ports(Young):
             self._events.remove(replaced)
             port.messages.remove(look.at)
 
-    @staticmethod
-    def _a_loss_goes_on(port: PortRow) -> None:
-        """That an owner was gone is over; a bind that is lost still is told anew, as if its alert had been closed."""
-        if port.alert == "lost":
-            port.alert, port.paused = "", True
-
     def _parts_are_given_up(self, port: PortRow, look: Sight, number: int) -> bool:
         """A person accepted that binds are lost or owners are gone, or they were for long, with evidence."""
         if port.paused:
@@ -514,7 +508,10 @@ class Ports(Young):
         if given_up and not port.gone:
             port.parts.clear()
             self._tell_port(port, look.host_id, look.at, "retired", number, port.young)
-            self._a_loss_goes_on(port)
+            if port.lost:  # that an owner was gone is over
+                port.alert = ""
+                silent = port.presence.flapping
+                port.paused = not (silent or self._tell_port(port, look.host_id, look.at, "rebound", number, "severe"))
         return given_up
 
     def _is_given_up(self, look: Sight, number: int, since: tuple[datetime, timedelta]) -> bool:

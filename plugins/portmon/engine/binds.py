@@ -179,6 +179,9 @@ def retires_parts(port: Port, evidence: Evidence, accepted: datetime | None) -> 
             # They are part of what is told of the owner.
             port.lost, port.lost_since, port.lost_clock = (), None, None
         ended, told = holding.retires_owners(port, evidence, accepted)
+        if ended is not None and port.paused and lifecycle.may_tell(port.told, evidence.at):
+            # The lesser condition resumes when the greater ends.
+            told += _loses(port, port, evidence, (), 0)
     else:
         ended, told = _retires_binds(port, evidence, accepted)
     if ended is not None:

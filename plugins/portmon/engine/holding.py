@@ -131,8 +131,8 @@ def retires_owners(port: Port, evidence: Evidence, accepted: datetime | None) ->
     port.parts, names = (), names_of(away)
     if was_accepted:
         port.lost, port.lost_since, port.lost_clock = (), None, None
-    # A bind that is lost as well is told anew.
-    port.paused = bool(port.lost)
+    # A bind that is lost as well is told anew; if the port flaps, `stable` says it.
+    port.paused = bool(port.lost) and port.presence.flapping_since is None
     reason = "Accepted by a person" if was_accepted else f"Gone since {since:%Y-%m-%d %H:%M} UTC"
     draft = Draft(EventKind.RETIRED, f"{reason}; {names} is not expected any more", since, details={"owner": names})
     return Row.OWNER_RETIRED, telling.tell(port, evidence, draft)
