@@ -187,6 +187,18 @@ def test_a_greater_condition_waits_if_its_end_and_that_of_the_lesser_one_can_not
     assert world.fails(288, "host_key_changed") == ["own_machine", "host_key_changed"]
 
 
+def test_that_owners_are_hidden_resumes_in_a_look_without_a_listener() -> None:
+    world = World(unreachable_after=1)
+    world.host.unnamed = 0
+
+    def hidden(at: float, shown: bool | None) -> list[str]:
+        return world.told(lambda: hosts.names_owners(world.host, START + at * FIVE, world.fleet, shown))
+
+    assert [hidden(1, None), hidden(2, False)] == [[], ["owners_hidden"]]
+    assert world.fails(3) == ["owners_shown", "unreachable"]
+    assert [world.answers(4), hidden(4, None)] == [["reachable"], ["owners_hidden"]]
+
+
 def test_the_end_of_what_does_not_flap_has_its_place_before_it_comes() -> None:
     world = World(unreachable_after=1)
     world.host.told = (START,) * 10

@@ -143,8 +143,9 @@ def names_owners(host: HostState, at: datetime, fleet: Fleet, shown: bool | None
     if shown:
         host.unnamed = 0
         end(host, Condition.OWNERS_HIDDEN, at, "It shows programs of other users again", fleet)
-    elif shown is False and host.unnamed is not None:
-        host.unnamed = min(host.unnamed + 1, fleet.inputs.settings.unreachable_after)
+    elif host.unnamed is not None:
+        # Without a listener it hides them still.
+        host.unnamed = min(host.unnamed + (shown is False), fleet.inputs.settings.unreachable_after)
         if host.unnamed >= fleet.inputs.settings.unreachable_after:
             reason = (
                 "It shows no programs of other users any more, as after sudo was taken away: who has a port is unknown"
