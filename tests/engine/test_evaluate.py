@@ -769,6 +769,22 @@ def test_a_listener_without_a_name_may_be_evaluated_otherwise_once_its_port_has_
         assert other.host().fingerprint is not None
 
 
+def test_an_owner_that_rules_exclude_joins_as_any_other() -> None:
+    java = Listener("tcp", "10.0.0.1", 80, 7, "java", inode=5, unit="java.service")
+    other = dataclasses.replace(java, pid=8, program="varnishd", unit="varnish.service")
+    rules = [Rule(action="deny", program="varnishd")]
+    world = World(rules=rules)
+    world.see(stored(ok(0, listeners=(java,))))
+    assert world.see(stored(ok(1, listeners=(java, other)))) == []
+    assert len(world.port(80)["owners"]) == 2
+    # Its socket is the same one, which it handed over.
+    assert world.see(stored(ok(2, listeners=(other,)))) == []
+    # With both known, the host is settled.
+    both = World(rules=rules)
+    both.see(stored(ok(0, listeners=(java, other))))
+    assert both.host().fingerprint is not None
+
+
 class Twins:
     """One history, once with the listing of every observation and once as the archive gives it."""
 

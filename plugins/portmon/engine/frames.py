@@ -292,9 +292,12 @@ def _waits(owners: Any, shown: Sequence[Any]) -> bool:
     :param shown: its sockets, watched ones and excluded ones
     """
     # NaN where nothing is stored, or nothing is shown.
-    if not owners or owners != owners:
-        return False
-    if any(own.gone_since or own.waits for own in owners):
+    known = owners if owners and owners == owners else ()
+    if any(own.gone_since or own.waits for own in known):
+        return True
+    watched, excluded = (rows if rows and rows == rows else () for rows in shown)
+    # One that rules exclude joins as any other.
+    if excluded and not {row.pid for row in excluded}.issubset({None, *(pid for own in known for pid in own.pids)}):
         return True
     # The socket that is missing may have shown no name.
-    return sum(len(rows) for rows in shown if rows and rows == rows) < sum(len(own.binds) for own in owners)
+    return len(watched) + len(excluded) < sum(len(own.binds) for own in known)
