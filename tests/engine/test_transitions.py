@@ -1489,6 +1489,20 @@ def test_after_the_first_look_of_a_boot_only_its_numbers_tell_owners_apart() -> 
     assert [(own.waits, own.inodes, own.pids) for own in missing] == [(True, (), ())] * 2
 
 
+def test_containers_that_show_no_program_are_told_apart_by_their_sockets() -> None:
+    java, nginx = (
+        PortOwner("docker", comms=(name,), inodes=(inode,), binds=(V4,)) for name, inode in (("java", 5), ("nginx", 6))
+    )
+    blind = {"programs": (), "pids": (), "units": ("docker:1", "docker:2")}
+    before = port(comms=("java", "nginx"), inodes=(5, 6), owners=(java, nginx))
+    both = kept(again(before, seen(inodes=(5, 6), **blind)))
+    assert both.owners == (java, nginx)
+    step = again(both, seen(inodes=(6,), **blind), at=NOW + FIVE)
+    assert (told(step), only(step).details["owner"]) == (["owner_gone"], "java (docker)")
+    # One in another socket may be any of them.
+    assert told(again(both, seen(inodes=(6, 7), **blind), at=NOW + FIVE)) == []
+
+
 def test_programs_that_rules_exclude_make_no_restart_another_thing() -> None:
     java = Listener("tcp", LAN, 80, 9, "java", inode=4)
     assert told(again(port(inodes=(5,)), seen(inodes=(6,), excluded=(java,)))) == ["restarted"]

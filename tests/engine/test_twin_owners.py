@@ -107,7 +107,9 @@ N, J = frozenset({"nginx"}), frozenset({"java"})
         (Owner(unit="a.service", comms=N), Owner(unit="a.service", comms=J), True),
         (Owner(unit="many.service", comms=N), Owner(unit="many.service", comms=J), False),
         (Owner(unit="many.service", comms=N), Owner(unit="many.service", comms=N), True),
-        (Owner(unit="many.service", comms=N), Owner(unit="many.service"), True),
+        (Owner(unit="many.service", comms=N), Owner(unit="many.service"), None),
+        (Owner(unit="docker", inodes=frozenset({7})), Owner(unit="docker", inodes=frozenset({7, 8})), True),
+        (Owner(unit="docker", inodes=frozenset({7})), Owner(unit="docker", inodes=frozenset({8})), None),
         (Owner(unit="docker", comms=N), Owner(unit="docker", comms=J), False),
         (Owner(unit="docker", comms=N), Owner(unit="podman", comms=N), False),
         # A unit of the process is no unit of the socket.

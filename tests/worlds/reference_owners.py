@@ -147,7 +147,7 @@ def view_of(
         if not shows_owner(row):
             continue
         unit = unit_name(row.unit)
-        name = row.comm or (program_of(row.program) if row.program else "")
+        name = row.comm or (program_of(row.program) if row.program else f"{row.inode}")  # else its socket tells
         group = (unit, bool(unit) and row.pid is None, "" if unit and not is_many(unit, many) else name)
         groups[group].append(row)
         if is_watched:
@@ -204,9 +204,8 @@ def is_same(known: Owner, shown: Owner, many: Set[str]) -> bool | None:
     if known.unit and shown.unit and known.of_socket == shown.of_socket:
         if known.unit != shown.unit:
             return False
-        if is_many(known.unit, many) and by_program is not None:
-            return by_program or shares_a_socket(known, shown)
-        return True
+        if not is_many(known.unit, many):
+            return True
     if by_program is not None:
         return by_program or shares_a_socket(known, shown)
     return True if shares_a_socket(known, shown) or (known.boot == shown.boot and known.pids & shown.pids) else None

@@ -156,8 +156,9 @@ def holders(rows: Iterable[Listener], tool: str, many: Collection[str], excluded
             own = _of_row(row, tool)
             nameless |= not own
             for one in own:
-                by_program = one.unit is None or is_many(one.unit, many)
-                key = (one.unit, one.of_socket, one.comms or one.programs if by_program else None)
+                # Without a program its socket tells it apart.
+                name = one.comms or one.programs or one.inodes
+                key = (one.unit, one.of_socket, name if one.unit is None or is_many(one.unit, many) else None)
                 owner = dataclasses.replace(one, is_watched=is_watched)
                 found[key] = _together(found[key], owner) if key in found else owner
     owners: list[PortOwner] = []
@@ -243,10 +244,8 @@ def same(known: PortOwner, shown: PortOwner, many: Collection[str]) -> bool | No
     if known.unit and shown.unit and known.of_socket == shown.of_socket:
         if known.unit != shown.unit:
             return False
-        if not is_many(known.unit, many) or _share_socket(known, shown):
+        if not is_many(known.unit, many):
             return True
-        found = _same_program(known, shown)
-        return True if found is None else found
     if _share_socket(known, shown):
         return True
     found = _same_program(known, shown)

@@ -502,7 +502,7 @@ def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[PortOwner,
     if terms.owner is None:
         return known
     # As far as it is known, a look may show it without its unit.
-    own = tuple(one for one in known if owners.same(terms.owner, one, evidence.many))
+    own = tuple(one for one in known if owners.same(terms.owner, one, many=()))
     own = own or tuple(one for one in known if one.is_accepted)
     # A look without its unit says nothing of one that is declared by its unit.
     return own if own and terms.owner.unit else (*own, terms.owner)
