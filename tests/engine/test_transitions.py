@@ -85,10 +85,10 @@ def held(ago: timedelta = FIVE, **fields: Any) -> Port:
     return down(**known)
 
 
-def shared(*, joined: float | None = None, **fields: Any) -> Port:
+def shared(*, joined: float | None = None, waits: bool = False, **fields: Any) -> Port:
     """A port that two programs share."""
     own = PortOwner(programs=("nginx",), tool="ss", pids=(7,), binds=(V4,), joined=joined)
-    other = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(V4,))
+    other = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(V4,), waits=waits)
     return port(**{"programs": ("apache2", "nginx"), "pids": (7, 8), "owners": (other, own)} | fields)
 
 
@@ -363,7 +363,8 @@ CASES: dict[str, tuple[Callable[[], Transition], Row, str | None, list[str]]] = 
     "another program has what flapped": (lambda: again(flapping("down", ago=HOUR), seen(programs=("apache2",))), Row.STABLE, DOWN, ["stable", "replaced"]),
     "one of two owners gone": (lambda: again(shared(), seen(pids=(7,))), Row.OWNER_GONE, UP, ["owner_gone"]),
     "one of two owners gone, asked once": (lambda: again(shared(), seen(pids=(7,)), confirmed=False), Row.SEEN, UP, []),
-    "one of two owners gone, in grace": (lambda: again(shared(), seen(pids=(7,)), grace_until=NOW + TICK), Row.SEEN, UP, []),
+    "one of two owners not back, in grace": (lambda: again(shared(waits=True), seen(pids=(7,)), grace_until=NOW + TICK), Row.SEEN, UP, []),
+    "one of two owners gone, in grace": (lambda: again(shared(), seen(pids=(7,)), grace_until=NOW + TICK), Row.OWNER_GONE, UP, ["owner_gone"]),
     "one of two owners gone, grace over": (lambda: again(shared(), seen(pids=(7,)), grace_until=NOW), Row.OWNER_GONE, UP, ["owner_gone"]),
     "one of two owners gone, the other one is new": (lambda: again(shared(joined=clock(NOW) - DAY.total_seconds() + 1), seen(pids=(7,))), Row.SEEN, UP, ["replaced"]),
     "one of two owners gone, the other one is a day old": (lambda: again(shared(joined=clock(NOW) - DAY.total_seconds()), seen(pids=(7,))), Row.OWNER_GONE, UP, ["owner_gone"]),
@@ -993,10 +994,32 @@ def test_that_a_port_was_missing_before_a_boot_is_one_change_and_that_it_is_back
 
 
 def test_a_bind_has_until_the_end_of_the_grace_to_come_back() -> None:
-    waiting = kept(again(port(addresses=(V4, LOCAL)), seen(LOCAL), grace_until=NOW + TICK))
+    waiting = kept(again(port(addresses=(V4, LOCAL), late=(V4,)), seen(LOCAL), grace_until=NOW + TICK))
     assert (waiting.addresses, waiting.lost, waiting.lost_since) == ((V4, LOCAL), (), None)
     assert told(again(waiting, seen(V4, LOCAL), grace_until=NOW + TICK)) == []
     assert told(again(waiting, seen(LOCAL), grace_until=NOW)) == ["rebound"]
+
+
+def test_a_bind_that_was_seen_since_the_boot_is_lost_at_once() -> None:
+    known = port(addresses=(V4, LAN, LOCAL))
+    assert told(again(known, seen(LAN, LOCAL), grace_until=NOW + TICK)) == ["rebound"]
+    # One is late, another one is lost: the late one is expected further on.
+    first = kept(again(known, seen(LAN, LOCAL), rebooted=True))
+    assert first.late == (V4,)
+    second = again(first, seen(LOCAL), grace_until=NOW + TICK)
+    assert (told(second), kept(second).lost, kept(second).addresses) == (["rebound"], (LAN,), (V4, LOCAL))
+    third = again(kept(second), seen(LOCAL), grace_until=NOW)
+    assert (told(third), kept(third).lost) == (["rebound"], (V4, LAN))
+
+
+def test_a_port_that_was_down_since_before_the_boot_has_all_its_addresses_late() -> None:
+    before = down(addresses=(V4, LOCAL), last_seen_at=NOW - HOUR)
+    back = again(before, seen(LOCAL), booted_at=NOW - FIVE, grace_until=NOW + TICK)
+    assert (told(back), kept(back).late, kept(back).addresses) == (["recovered"], (V4,), (V4, LOCAL))
+    assert told(again(dataclasses.replace(before, last_seen_at=NOW - FIVE), seen(LOCAL), booted_at=NOW - FIVE)) == [
+        "recovered",
+        "rebound",
+    ]
 
 
 def test_a_lost_bind_is_kept_while_addresses_cannot_be_compared() -> None:
@@ -1396,7 +1419,14 @@ def test_a_declared_owner_has_to_have_the_port() -> None:
 @pytest.mark.parametrize(("fields", "row"), [({"rebooted": True}, Row.SEEN), ({"grace_until": NOW + TICK}, Row.SEEN), ({"grace_until": NOW}, Row.DOWN)])  # fmt: skip
 def test_a_declared_owner_has_time_after_a_boot(fields: dict[str, Any], row: Row) -> None:
     other = seen(programs=("apache2",), units=("a.service",))
-    assert again(port(declared=CMDB, **UNIT), other, terms=OWNED, **fields).row is row
+    before = port(declared=CMDB, **UNIT)
+    own = dataclasses.replace(owners.of(before)[0], waits=True)
+    assert again(dataclasses.replace(before, owners=(own,)), other, terms=OWNED, **fields).row is row
+
+
+def test_a_declared_owner_that_was_seen_since_the_boot_has_no_more_time() -> None:
+    other = seen(programs=("apache2",), units=("a.service",))
+    assert again(port(declared=CMDB, **UNIT), other, terms=OWNED, grace_until=NOW + TICK).row is Row.DOWN
 
 
 def test_of_a_port_that_comes_back_flapping_owners_are_gone_without_a_word() -> None:
@@ -1532,12 +1562,12 @@ def test_an_owner_that_was_gone_is_back_if_it_turns_out_to_be_the_other_one() ->
 def test_the_addresses_of_an_owner_that_is_back_are_expected_while_others_have_time() -> None:
     apache = PortOwner(programs=("apache2",), tool="ss", binds=(V4,), waits=True)
     nginx = PortOwner(programs=("nginx",), tool="ss", binds=(V6,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))
-    step = again(port(owners=(apache, nginx), pids=(8,)), seen(V6), grace_until=NOW + TICK)
+    step = again(port(owners=(apache, nginx), pids=(8,), late=(V4,)), seen(V6), grace_until=NOW + TICK)
     assert (told(step), kept(step).addresses) == (["recovered"], (V4, V6))
 
 
 def test_an_owner_that_has_time_after_a_boot_makes_another_one_no_restart() -> None:
-    java = PortOwner(comms=("java",), inodes=(5,), pids=(7,), binds=(V4,))
+    java = PortOwner(comms=("java",), binds=(V4,), waits=True)
     nginx = PortOwner(comms=("nginx",), inodes=(6,), pids=(8,), binds=(V4,))
     before = port(owners=(java, nginx), inodes=(5, 6))
     step = again(before, seen(comms=("nginx",), programs=(), inodes=(9,), pids=(8,)), grace_until=NOW + TICK)

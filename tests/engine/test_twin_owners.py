@@ -779,6 +779,44 @@ def test_after_a_boot_owners_have_the_grace_of_the_host() -> None:
     assert [told(play, minutes, PYTHON, boot="b2") for minutes in five(25, 30)] == [["replaced"], []]
 
 
+def test_what_is_lost_after_it_was_seen_since_the_boot_does_not_wait() -> None:
+    nginx, varnish = (sock(name, f"{name}.service", pid, inode=pid) for name, pid in (("nginx", 50), ("varnish", 60)))
+
+    def booted(*before: Listener, now: tuple[Listener, ...] = ()) -> Play:
+        play = known(*before)
+        assert told(play, 15, *(now or before), boot="b2") == []
+        return play
+
+    # Owners.
+    play = booted(nginx, varnish)
+    assert told(play, 20, nginx, boot="b2", confirmed=False) == []
+    assert told(play, 21, nginx, boot="b2") == ["owner_gone"]
+    assert told(booted(nginx), 20, PYTHON, boot="b2") == ["replaced"]
+    play = booted(nginx, varnish, now=(nginx,))
+    assert [told(play, minutes, PYTHON, boot="b2") for minutes in five(20, 30)] == [["replaced"], ["owner_gone"], []]
+    play = booted(nginx, varnish)
+    assert [told(play, 20, boot="b2"), told(play, 21, nginx, boot="b2")] == [["down"], ["recovered", "owner_gone"]]
+    # Binds.
+    one, other, local = (
+        replace(nginx, address=on, inode=inode) for on, inode in (("10.0.0.5", 1), ("10.0.0.6", 2), ("127.0.0.1", 3))
+    )
+    play = booted(local, one, other)
+    assert told(play, 20, local, other, boot="b2", confirmed=False) == []
+    assert told(play, 21, local, other, boot="b2") == ["rebound severe"]
+    play = booted(local, one, other, now=(local, one))
+    assert [told(play, minutes, local, boot="b2") for minutes in five(20, 25)] == [["rebound severe"]] * 2
+    play = booted(local, one, other, now=(local, one))
+    assert told(play, 20, local, one, boot="b2") == []
+    assert told(play, 21, local, one, other, boot="b2") == []
+    play = booted(local, one)
+    assert [told(play, 20, boot="b2"), told(play, 21, local, boot="b2")] == [["down"], ["recovered", "rebound severe"]]
+    # Who has a declared port.
+    play = declared(nginx)
+    assert [told(play, 15, nginx, boot="b2"), told(play, 20, PYTHON, boot="b2")] == [[], ["down"]]
+    play = declared(nginx)
+    assert [told(play, minutes, PYTHON, boot="b2") for minutes in five(15, 25)] == [[], [], ["down"]]
+
+
 def test_within_the_grace_nobody_replaces_an_owner() -> None:
     play = known(NGINX)
     assert [told(play, minutes, PYTHON, boot="b2") for minutes in five(15, 25)] == [[], [], ["replaced"]]

@@ -116,7 +116,7 @@ ALL = [
     "r0006 Let people ignore ports for some time.",
     "r0007 Keep clocks of evidence, and what a condition needs to be told once.",
     "r0008 Keep who holds a port, whether it is young, and how long it takes after a boot.",
-    "r0009 Keep the changes of each owner and each address of a port by themselves.",
+    "r0009 Keep the changes of each owner and each address of a port, and which addresses are late after a boot.",
 ]
 
 

@@ -375,6 +375,11 @@ class Circumstances:
     mature_after: timedelta
 
 
+def is_late(one: Owner, look: Circumstances) -> bool:
+    """Whether an owner that is not shown may still come after a boot: no look of this boot has shown it yet."""
+    return look.waits and one.boot != look.boot
+
+
 def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """A port that was up and is seen."""
     if not known:
@@ -388,10 +393,11 @@ def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
         return Verdict(list(known), same=True)
     if blank:
         return Verdict([*known, *joined])
-    if look.waits:
-        return Verdict(list(known))
     gone_before = [one for one in known if one.gone_since is not None]
-    return Verdict([*gone_before, *found.newcomers], left=list(known), replaced=True, taken=True)
+    late = [one for one in known if one.gone_since is None and is_late(one, look)]
+    if late and len(gone_before) + len(late) == len(known):
+        return Verdict(list(known))
+    return Verdict([*gone_before, *late, *found.newcomers], left=list(known), replaced=True, taken=True)
 
 
 def _some_are_shown(
@@ -419,8 +425,9 @@ def _some_are_shown(
         return Verdict(list(known))
     missed = [one for one in gone if one.watched]  # nobody asked for the others
     same = not missed and not any(one.watched for one in (*joined, *back))
-    if gone and look.waits:
-        return Verdict([*others, *gone, *stay, *joined], back=back, same=same)
+    late = [one for one in gone if is_late(one, look)]
+    others += late
+    missed = [one for one in missed if one not in late]
     stay += joined
     if missed and all(one.joined is not None and look.clock - one.joined < look.mature_after for one in stay):
         # As after any takeover, those that are there never joined.
@@ -461,10 +468,11 @@ def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     stay = [seen_again(known[place], shown, look.many) for place, shown in found.shown_as.items() if shown is not None]
     missing = [one for place, one in enumerate(known) if place not in found.shown_as]
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
-    if view.blank or found.unknown or look.waits:
+    if view.blank or found.unknown:
         return _compared(Verdict([*missing, *stay, *joined]), known, view, found)
-    missed = [one for one in missing if one.watched]
-    return _compared(Verdict([*missed, *stay, *joined], gone=list(range(len(missed)))), known, view, found)
+    late = [one for one in missing if is_late(one, look)]
+    missed = [one for one in missing if one.watched and one not in late]
+    return _compared(Verdict([*missed, *late, *stay, *joined], gone=list(range(len(missed)))), known, view, found)
 
 
 def holders(before: Sequence[Owner], view: View, look: Circumstances) -> list[Owner]:

@@ -234,6 +234,7 @@ class Ports(Young):
         port = PortRow("up", look.at, at_baseline=was_there, declared=declared, seen_boot=look.boot)
         port.owners = list(seen.view.owners)
         port.young_since = None if self._is_mature_from_the_start(look, number, seen) else look.clock
+        port.shows(look.boot, seen.addresses)
         take(port, seen, look)
         self.ports[look.host_id][number] = port
         of_a_service = host.last_ok_at is None and bool(services(seen.units))
@@ -252,6 +253,8 @@ class Ports(Young):
         """A port that is remembered and watched."""
         resumed = port.hidden_since is not None
         port.hidden_since, port.hidden_looks = None, 0
+        if number in look.seen:
+            port.shows(look.boot, look.seen[number].addresses)
         if port.waits_until is not None and look.at < port.waits_until:
             look = replace(look, waits=True)
         self._grows_up(port, look, number, look.seen.get(number))
@@ -543,11 +546,13 @@ class Ports(Young):
         """
         before = port.lost
         lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
-        after = still_lost(port, seen, verdict)
+        late = late_binds(port, look, seen, verdict)
+        after = still_lost(port, seen, verdict) - late
         if after - before and not look.confirmed:
             return "", ""  # one answer is no evidence of absence
         port.lost = after
         if after - before:
+            port.addresses = seen.addresses | late  # what has come says nothing of what may come still
             return "rebound", "severe"
         if before and not after:
             return "recovered", ""
@@ -607,9 +612,11 @@ class Ports(Young):
         port.addresses -= seen.excluded
         if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen, verdict):
             return verdict
-        lost = still_lost(port, seen, verdict)  # of none, since all were expected
+        late = late_binds(port, look, seen, verdict)
+        lost = still_lost(port, seen, verdict) - late  # of none, since all were expected
         if lost and look.confirmed:
             port.lost, port.lost_since = lost, (look.at, look.clock)
+            port.addresses = seen.addresses | late
             self._parts_changed(port, look, "rebound", number, "severe", of=binds(lost), changed=binds(lost))
         return verdict
 
@@ -632,11 +639,12 @@ class Ports(Young):
     def _is_anothers(look: Sight, number: int, port: PortRow | None, seen: Seen, there: list[Owner]) -> bool:
         """Whether surely none of those that have it is the owner that its declaration names."""
         name = look.must_have.get(number)
-        if name is None or look.waits or seen.view.blank or (port is not None and port.instead_of == name):
+        if name is None or seen.view.blank or (port is not None and port.instead_of == name):
             return False
-        is_known = port is not None and any(
-            one.named == name for one in port.owners
-        )  # then who else is there is not it
+        declared = [one for one in port.owners if one.named == name] if port is not None else []
+        is_known = bool(declared)  # then who else is there is not it
+        if look.waits and all(one.boot != look.boot for one in declared):
+            return False  # it may still come after a boot
         named = [is_named(one, name) for one in there]
         return bool(named) and True not in named and (is_known or None not in named)
 
@@ -854,9 +862,9 @@ class Ports(Young):
 
     @staticmethod
     def _waits_for_binds(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> bool:
-        """Within the grace after a reboot a bind that is missing is not lost yet; nor is it after one answer alone."""
-        missing = bool(still_lost(port, seen, verdict) - port.lost)
-        return missing and (look.waits or not look.confirmed)
+        """Whether all that is missing may still come after a boot; or it is missing in one answer alone."""
+        missing = still_lost(port, seen, verdict) - port.lost
+        return bool(missing) and (not look.confirmed or missing == late_binds(port, look, seen, verdict))
 
 
 def up_or_down(port: PortRow) -> str:
@@ -936,6 +944,13 @@ def still_lost(port: PortRow, seen: Seen, verdict: Verdict) -> frozenset[str]:
     if verdict.taken or verdict.replaced:
         return frozenset(missing)
     return frozenset(missing - exchanged(missing - port.lost, port, seen, verdict))
+
+
+def late_binds(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> frozenset[str]:
+    """Those that may still come after a boot: no look of this boot has shown them yet."""
+    if not look.waits:
+        return frozenset()
+    return still_lost(port, seen, verdict) - port.lost - port.shown_since(look.boot)
 
 
 def exchanged(lost: Set[str], port: PortRow, seen: Seen, verdict: Verdict) -> set[str]:

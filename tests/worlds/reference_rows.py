@@ -154,6 +154,8 @@ class PortRow:
     declared: bool = False
     lost: frozenset[str] = frozenset()
     """Addresses that others could reach, lost while others remain."""
+    shown_in: tuple[int, frozenset[str]] = (0, frozenset())
+    """A boot, and all addresses that looks of it showed."""
     unwatched: dict[str, datetime] = field(default_factory=dict)
     """Addresses that rules hide, and since when; they are expected as soon as they are watched again."""
     lost_since: tuple[datetime, timedelta] | None = None
@@ -189,6 +191,14 @@ class PortRow:
     def gone(self) -> list[Owner]:
         """Owners that are gone while others remain."""
         return [owner for owner in self.owners if owner.gone_since is not None]
+
+    def shows(self, boot: int, addresses: frozenset[str]) -> None:
+        """A look of a boot shows these."""
+        self.shown_in = boot, addresses | self.shown_since(boot)
+
+    def shown_since(self, boot: int) -> frozenset[str]:
+        """Addresses that looks of a boot showed."""
+        return self.shown_in[1] if self.shown_in[0] == boot else frozenset()
 
     @property
     def a_part_flaps(self) -> bool:

@@ -74,10 +74,14 @@ def bind_events(
     if fresh and not shown.more and not change.replaced:
         exchanged = _exchanged(known, seen, fresh, before.lost, change, evidence)
         lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
-    if fresh and (not evidence.confirmed or evidence.in_grace):
+    names = set(map(without_zone, port.late))
+    late = [address for address in fresh if without_zone(address) in names]
+    if fresh and (not evidence.confirmed or len(late) == len(fresh)):
         # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
         port.addresses = tuple(sorted(expected - (there - seen)))
         return None, ()
+    port.addresses = tuple(sorted({*port.addresses, *late}))
+    lost, fresh = (tuple(address for address in some if address not in late) for some in (lost, fresh))
     port.lost = lost
     if not lost:
         port.lost_since = port.lost_clock = None

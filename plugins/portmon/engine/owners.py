@@ -78,7 +78,7 @@ class PortOwner:
     :param is_accepted: a person accepted it in place of those who had the port
     :param joined: evidence clock since which it shares the port; None: none was there before it. Of another one that
         has a port that is down: since when; None while it is away
-    :param waits: it is not back since the boot, and has time
+    :param waits: it was there before the boot, and not seen since
     :param gone_since: since when it lacks its socket, while others remain
     :param gone_clock: evidence clock at that time
     """
@@ -432,10 +432,9 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
     is_same = not any(own.is_watched for own in (*left, *found.newcomers, *found.back))
     if left and not times.confirmed:
         return Change(tuple(known), is_same=False)
-    if left and times.in_grace:
-        kept, left = list(_waiting(found.missing)), []
-    else:
-        kept = [own for own in found.missing if own not in left and found.nameless]
+    late = _late(found.missing, times)
+    left = [own for own in left if own not in late]
+    kept = [own for own in found.missing if own in late or (own not in left and found.nameless)]
     stays, told = (*found.here, *found.newcomers), tuple(own for own in left if own.is_watched)
     rest = (*stays, *kept, *found.away)
     change = Change(rest, is_same, (), tuple(found.newcomers), (), found.back, found.binds)
@@ -451,13 +450,14 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
 
 def _none_is_there(found: _Matching, shown: Holders, times: Times) -> Change:
     """None of the known owners is shown, as far as that can be known."""
-    known, newcomers = found.known, tuple(found.newcomers)
-    if times.in_grace or not newcomers:
-        return Change(_waiting(known) if times.in_grace else tuple(known), is_same=not newcomers)
+    known, newcomers, late = found.known, tuple(found.newcomers), _late(found.missing, times)
+    if not newcomers or (late and len(late) == len(found.missing)):
+        return Change(tuple(known), is_same=not newcomers)
     if found.nameless:
         return Change((*known, *newcomers), False, newcomers=newcomers)
     owners = tuple(dataclasses.replace(one, joined=None) for one in newcomers)
-    return Change((*owners, *found.away), is_same=False, replaced=tuple(found.missing), newcomers=owners)
+    left = tuple(own for own in found.missing if own not in late)
+    return Change((*owners, *late, *found.away), is_same=False, replaced=left, newcomers=owners)
 
 
 def taken_over(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) -> Change:
@@ -477,8 +477,9 @@ def _leaves(own: PortOwner, times: Times) -> PortOwner:
     return dataclasses.replace(own, gone_since=times.at, gone_clock=times.clock)
 
 
-def _waiting(owners: Iterable[PortOwner]) -> tuple[PortOwner, ...]:
-    return tuple(dataclasses.replace(own, waits=own.gone_since is None) for own in owners)
+def _late(missing: Iterable[PortOwner], times: Times) -> list[PortOwner]:
+    """Those that have time since the boot."""
+    return [own for own in missing if own.waits and times.in_grace]
 
 
 def _is_gone(own: PortOwner, known: Sequence[PortOwner], shown: Holders, nameless: bool, times: Times) -> bool:
@@ -503,14 +504,10 @@ def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], 
     if not found.matches and not found.nameless:
         # A declaration names the one that has it now.
         return Change(tuple(dataclasses.replace(one, joined=None) for one in found.newcomers), is_same=False)
-    rest: list[PortOwner] = []
-    gone: tuple[PortOwner, ...] = ()
-    if times.in_grace:
-        rest = list(after_boot(found.missing, shown, many))
-    elif found.nameless:
-        rest = found.missing
-    else:
-        gone = tuple(_leaves(own, times) for own in found.missing if own.is_watched)
+    late = _late(found.missing, times)
+    left = [own for own in found.missing if own not in late]
+    gone = () if found.nameless else tuple(_leaves(own, times) for own in left if own.is_watched)
+    rest = (*late, *left) if found.nameless else late
     return Change((*found.here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
 
 

@@ -45,6 +45,7 @@ class Port:
     :param presence: changes between up and down
     :param lost: binds that others could reach and that are missing since ``lost_since`` while others remain
     :param lost_clock: evidence clock at that time
+    :param late: addresses that were there before the boot, and not seen since, while they have time
     :param parts: changes of what the port may lose while others have it: by the name of each owner, and each address
     :param comms: the kernel's names of the programs, the same for every tool
     :param notices: kind and evidence clock of recent notices
@@ -85,6 +86,7 @@ class Port:
     lost: tuple[str, ...] = ()
     lost_since: datetime | None = None
     lost_clock: float | None = None
+    late: tuple[str, ...] = ()
     parts: tuple[tuple[str, Changes], ...] = ()
     notices: tuple[tuple[str, float], ...] = ()
     told: tuple[datetime, ...] = ()

@@ -89,7 +89,9 @@ def again(
     undeclared = port.declared is not None and declared is None
     is_asked = evidence.rules_changed or undeclared or port.hidden_since is not None
     evidence = _with_grace(port, evidence, terms)
-    port = dataclasses.replace(port, declared=declared, hidden_since=None)
+    not_seen = port.addresses if evidence.booted_after(port) else port.late
+    late = tuple(address for address in not_seen if evidence.in_grace and address not in seen.addresses)
+    port = dataclasses.replace(port, declared=declared, hidden_since=None, late=late)
     unwatched = _hide_binds(port, seen, evidence, is_watched, is_asked=is_asked)
     if declared or seen.listed:
         port.young_since = None
@@ -279,6 +281,8 @@ def _back(
     :param known: its owners, as the rules in force watch them
     """
     before = dataclasses.replace(port)
+    if evidence.booted_after(port):
+        known = owners.after_boot(known, Holders(()), evidence.many)
     told = _recovers(port, evidence)
     if evidence.new_boot:
         change = owners.Change(owners.after_boot(known, shown, evidence.many))
@@ -510,9 +514,15 @@ def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[PortOwner,
 
 def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
     """Whether another one has a port than a declaration names."""
-    if terms.owner is None or evidence.new_boot or evidence.in_grace:
+    if terms.owner is None or evidence.new_boot or (evidence.in_grace and not _was_back(port, terms.owner, evidence)):
         return False
     return not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
+
+
+def _was_back(port: Port, owner: PortOwner, evidence: Evidence) -> bool:
+    """Whether the owner that a declaration names was seen since the boot."""
+    named = (one for one in owners.of(port) if owners.same(owner, one, many=()) and not one.waits)
+    return any(named) and not evidence.booted_after(port)
 
 
 def _is_taken(port: Port, shown: Holders, evidence: Evidence, terms: Terms) -> tuple[Draft, ...]:

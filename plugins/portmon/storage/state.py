@@ -126,7 +126,7 @@ def _kept(text: str | None) -> Kept | None:
 
 
 _SETS = (
-    *("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "changes"),
+    *("addresses", "programs", "pids", "uids", "units", "comms", "inodes", "lost", "late", "changes"),
     *("many", "restarts", "boots"),
 )
 _LISTS: Mapping[str, Callable[[Any], Any]] = {

@@ -268,6 +268,7 @@ ports = Table(
     Column("changes", SafeJson, nullable=False),
     Column("lost", SafeJson, nullable=False),
     Column("lost_since", UtcDateTime),
+    Column("late", SafeJson, nullable=False, server_default="[]"),
     Column("comms", SafeJson, nullable=False, server_default="[]"),
     Column("notices", SafeJson, nullable=False, server_default="[]"),
     # Clocks are the evidence clock of the host, in seconds; so are the changes.
