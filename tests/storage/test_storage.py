@@ -28,7 +28,7 @@ from portmon.engine.frames import ports_of
 from portmon.engine.lifecycle import NONE, Changes
 from portmon.engine.machines import Kept
 from portmon.engine.owners import PortOwner
-from portmon.engine.state import HostState, Port
+from portmon.engine.state import HostState, Port, YoungOwner
 from portmon.errors import LeaseLostError, StorageError
 from portmon.model.alert import DeliveryState, begun_by
 from portmon.model.event import Event
@@ -449,7 +449,10 @@ def test_the_state_of_hosts_and_ports_survives(database: Database) -> None:
     times: dict[str, Any] = dict.fromkeys(("known_since", "last_evaluated_at", "last_ok_at", "grace_until"), NOW)
     first = HostState("a", NASTY, "192.0.2.1", {"k": NASTY}, told=(NOW,), listening=("tcp/80",), evidence=0.1, **times)
     first.booted_at, first.many, first.unnamed = LATER, ("docker", NASTY), 2
-    first.presence, first.kept = flaps, Kept(HostState("a", told=(LATER,), last_ok_at=NOW), (port,), 0.5)
+    listening = ("tcp/22", "tcp/80", "tcp/443")
+    before = HostState("a", told=(LATER,), last_ok_at=NOW, listening=listening, many=("docker", NASTY, "a.service"))
+    before.young = (YoungOwner(NASTY, (40000, 40001, 40002), flaps, (NOW, LATER), 40000),)
+    first.presence, first.kept, first.young = flaps, Kept(before, (port,), 0.5), before.young
     # Equal values of a column are read once.
     second = dataclasses.replace(first, host_id="b", last_ok_at=LATER, kept=None, presence=NONE, shared=True)
     ports = [port, dataclasses.replace(port, host_id="b", port=81), Port("b", "tcp", 82, "down", LATER)]

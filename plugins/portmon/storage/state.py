@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import repeat
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import pandas as pd
@@ -157,7 +158,7 @@ def _row_of_host(host: HostState) -> dict[str, Any]:
 # ── state from before a reboot ────────────────────────────────────────────────────────────────────
 
 
-_PARTS = (Changes, PortOwner)
+_PARTS = (Changes, PortOwner, YoungOwner)
 """Dataclasses within those of the state."""
 
 
@@ -181,9 +182,11 @@ def _revived(cls: Any, value: Mapping[str, Any]) -> Any:
 def _field(hint: Any, value: Any) -> Any:
     if value is None:
         return None
+    if NoneType in get_args(hint):
+        hint = get_args(hint)[0]
     if hint in _PARTS:
         return _revived(hint, value)
-    if datetime in (hint, *get_args(hint)) and isinstance(value, str):
+    if hint is datetime:
         return datetime.fromisoformat(value)
     if isinstance(value, list):
         hints = get_args(hint) or (Any, ...)
