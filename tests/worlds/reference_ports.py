@@ -67,7 +67,7 @@ class Ports(Young):
         elif kind == "owner_gone" or (kind == "rebound" and extra):
             port.alert = "owner" if port.gone else "lost"
         elif kind == "stable":
-            port.alert = "down" if extra == "down" else ""
+            port.alert = port.fault if extra == "down" else ""
         elif kind in ("recovered", "retired", "unwatched"):
             port.alert = port.partial_fault  # of two faults the other one goes on
         self._events.append((at, kind, host_id, number, extra))
