@@ -1138,6 +1138,13 @@ def test_a_bind_that_was_lost_in_silence_is_told_when_the_port_is_stable() -> No
     assert (event.kind, event.details) == (EventKind.STABLE, {"state": "down", "lost": [V4]})
 
 
+def test_a_port_is_not_stable_in_the_look_in_which_an_owner_is_back_in_silence() -> None:
+    both = seen(programs=("apache2", "nginx"), pids=(8, 7))
+    step = again(dataclasses.replace(left(), presence=flaps(HOUR)), both)
+    assert (step.row, told(step)) == (Row.OWNER_BACK, [])
+    assert told(again(kept(step), both, at=NOW + FIVE)) == ["stable"]
+
+
 def test_a_port_that_goes_down_is_told_through_the_silence_of_its_binds() -> None:
     first = gone(port(parts=((V4, flaps()),)))
     assert (told(first), kept(first).parts, kept(first).presence) == (["down"], (), changed(0 * FIVE))

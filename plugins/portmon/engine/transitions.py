@@ -350,7 +350,8 @@ def _goes_on(
         drafts = [*telling.in_one(port, drafts, told), *back]
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
-            row = (Row.OWNER_BACK if back else None) or bind_row or braked or row
+            is_back = change.back and not owners.gone_of(port)
+            row = (Row.OWNER_BACK if is_back else None) or bind_row or braked or row
     if port.flapping.keys() - before.flapping.keys():
         row = Row.FLAPPING
     changed = row in (Row.RECOVERED, Row.FLAPPING, Row.LOST_BIND, Row.OWNER_GONE, Row.OWNER_BACK)
