@@ -785,6 +785,19 @@ def test_an_owner_that_rules_exclude_joins_as_any_other() -> None:
     assert both.host().fingerprint is not None
 
 
+def test_a_port_that_a_rule_named_stays_mature() -> None:
+    world = World()
+    world.see(stored(ok(0)))
+    world.see(stored(ok(1, 80)))
+    assert world.port(80)["young_since"] is not None
+    world.rules = RuleSet([Rule(action="allow", port=80)])
+    world.see(stored(ok(2, 80)))
+    world.rules = RuleSet(())
+    world.see(stored(ok(3, 80)))
+    assert world.port(80)["young_since"] is None
+    assert world.host().fingerprint is not None
+
+
 class Twins:
     """One history, once with the listing of every observation and once as the archive gives it."""
 

@@ -257,6 +257,8 @@ class Comparison:
         quiet = (both["found"] == "both") & (both["status"] == PortStatus.UP.value) & (both["misses"] == 0)
         for name in ("flapping_since", "bind_flapping_since", "grace_until", "last_seen_at", "hidden_since"):
             quiet &= both[name].isna()
+        # What a rule names is mature from then on.
+        quiet &= both["young_since"].isna() | (both["listed"] != True)  # noqa: E712 - a column of objects
         quiet &= (both["tool"] == both["tool_seen"]) & (both["paused"] != True)  # noqa: E712 - a column of objects
         declared = both["declared"].where(both["declared"].notna(), None)
         same = [
