@@ -1145,6 +1145,13 @@ def test_a_port_is_not_stable_in_the_look_in_which_an_owner_is_back_in_silence()
     assert told(again(kept(step), both, at=NOW + FIVE)) == ["stable"]
 
 
+def test_a_bind_that_is_lost_in_the_look_in_which_an_owner_is_back_is_one_message_and_one_change() -> None:
+    there, away = left().owners
+    before = dataclasses.replace(left(), owners=(there, dataclasses.replace(away, joined=clock(NOW - 2 * HOUR))))
+    step = again(before, seen(LOCAL, programs=("apache2",), pids=(8,)))
+    assert (told(step), dict(kept(step).parts)[V4], kept(step).told) == (["rebound"], changed(0 * FIVE), (NOW,))
+
+
 def test_a_port_that_goes_down_is_told_through_the_silence_of_its_binds() -> None:
     first = gone(port(parts=((V4, flaps()),)))
     assert (told(first), kept(first).parts, kept(first).presence) == (["down"], (), changed(0 * FIVE))

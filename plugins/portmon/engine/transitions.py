@@ -346,7 +346,8 @@ def _goes_on(
         row = Row.OWNER_GONE
     if not evidence.new_boot:
         bind_row, told = binds.bind_events(before, port, seen, change, evidence, quiet=quiet or row is Row.RECOVERED)
-        back = holding.owners_back(port, change, evidence)
+        # That binds are lost as it is back is told once.
+        back = () if bind_row is Row.LOST_BIND else holding.owners_back(port, change, evidence)
         drafts = [*telling.in_one(port, drafts, told), *back]
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
