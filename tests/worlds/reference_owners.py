@@ -249,6 +249,14 @@ def seen_again(known: Owner, shown: Owner, many: Set[str]) -> Owner:
     )
 
 
+def _with_names(one: Owner, other: Owner, many: Set[str]) -> Owner:
+    """An owner with the names of another known one, if that had the same socket."""
+    if not is_same(other, one, many):
+        return one
+    both = seen_again(other, one, many)
+    return replace(one, comms=both.comms, programs=both.programs)
+
+
 def is_named(one: Owner, name: str) -> bool | None:
     """Whether an owner is the one that a declaration names, by unit or program; None if that can't be known."""
     if one.named == name:
@@ -412,7 +420,10 @@ def _some_are_shown(
     for place, one in enumerate(known):
         if place in found.shown_as:
             shown = found.shown_as[place]
-            stay += [] if shown is None else [seen_again(one, shown, look.many)]
+            if shown is None:  # it turns out to be one with an earlier one
+                stay = [_with_names(other, one, look.many) for other in stay]
+            else:
+                stay.append(seen_again(one, shown, look.many))
             back += [] if one.gone_since is None else [one]
         elif one.gone_since is not None:
             others.append(one)
