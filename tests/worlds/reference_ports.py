@@ -255,7 +255,7 @@ class Ports(Young):
         port.hidden_since, port.hidden_looks = None, 0
         if number in look.seen:
             port.shows(look.boot, look.seen[number].addresses)
-        if port.waits_until is not None and look.at < port.waits_until:
+        if (until := self._waits_until(look, port)) is not None and look.at < until:
             look = replace(look, waits=True)
         self._grows_up(port, look, number, look.seen.get(number))
         self._begins(look, number, port)
@@ -296,12 +296,14 @@ class Ports(Young):
     def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
         port.declared = number in look.declared
-        until = self._grace_until(look, number, port)
-        anew = self.hosts[look.host_id].grace_until == look.at + self.settings.reboot_grace
+        until, grace_until = self._grace_until(look, number, port), self.hosts[look.host_id].grace_until
+        assert grace_until is not None
+        anew = grace_until == look.at + self.settings.reboot_grace
         if anew and port.grace_until is not None and look.at < port.grace_until:
             port.grace_until = None  # of a boot after which it still had time; if that is over it is missing
-        if anew or port.waits_until is None or look.at >= port.waits_until:
-            port.waits_until = until
+        own = self._waits_until(look, port)
+        if anew or own is None or look.at >= own:
+            port.waits_for = until - grace_until
         if number in look.seen:
             seen = look.seen[number]
             if port.status == "down":
@@ -332,6 +334,11 @@ class Ports(Young):
         assert host.grace_until is not None
         takes = max(port.boots, default=ZERO) * 1.5
         return host.grace_until + max(takes - usual, self._grace_by_rule(look.host_id, number, port) - usual, ZERO)
+
+    def _waits_until(self, look: Sight, port: PortRow) -> datetime | None:
+        """When the time of its binds and owners is over; None if it never had any."""
+        until = self.hosts[look.host_id].grace_until
+        return None if until is None or port.waits_for is None else until + port.waits_for
 
     def _known_and_missing(self, look: Sight, number: int, port: PortRow, *, confirmed: bool) -> None:
         if port.status == "candidate":

@@ -145,8 +145,8 @@ class PortRow:
     """The host's evidence clock since which it is young; None of one that is mature."""
     boots: list[timedelta] = field(default_factory=list)
     """How long it took after the last boots of the host, from the first look of a boot to the first that showed it."""
-    waits_until: datetime | None = None
-    """Its binds and owners have until then to come back after a boot."""
+    waits_for: timedelta | None = None
+    """So much longer than its host it has for its binds and owners to come back after a boot."""
     instead_of: str = ""
     """The owner that its declaration names, and in place of which a person accepted those that have it."""
     seen_boot: int = 0
