@@ -562,6 +562,7 @@ class Reference(Ports):
                 watched,
                 denied,
                 dict(self.inventory[host_id].owners),
+                frozenset(listener.port for listener in seen.listeners),
             )
         )
         ports = self.ports[host_id]

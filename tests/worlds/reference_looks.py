@@ -71,6 +71,8 @@ class Sight:
     """Ports of which it shows only listeners that are excluded because of their names."""
     must_have: Mapping[int, str]
     """Of declared ports that a certain owner must have: its unit or program."""
+    listening: frozenset[int]
+    """Ports of all listeners, before any rule."""
 
 
 def is_ephemeral(look: Sight, number: int, one: PortRow | Seen) -> bool:

@@ -176,6 +176,8 @@ class PortRow:
     """Its alert was closed without evidence: what still holds is told again, what does not is over without a word."""
     hidden_since: datetime | None = None
     hidden_looks: int = 0
+    hidden_there: bool = False
+    """It listened in each look since it is hidden."""
 
     @property
     def fault(self) -> str:

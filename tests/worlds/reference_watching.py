@@ -42,6 +42,12 @@ class Watching:
         if port.status == "candidate":
             del self.ports[look.host_id][number]
             return
+        there = number in look.listening and not (
+            look.first or port.status == "down" or port.misses or port.grace_until
+        )
+        port.hidden_there = there and (port.hidden_there or port.hidden_since is None)
+        if port.hidden_there:
+            port.seen_clock = look.clock
         if port.hidden_since is None:
             port.hidden_since, port.hidden_looks = look.at, 1
             return
