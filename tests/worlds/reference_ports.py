@@ -768,7 +768,7 @@ class Ports(Young):
     def _note_boot(self, port: PortRow, look: Sight) -> None:
         """How long it took until the first look of this boot that shows a known port."""
         booted_at = self.hosts[look.host_id].booted_at
-        if booted_at is not None and port.seen_boot != look.boot and port.status != "candidate":
+        if booted_at is not None and port.seen_once and port.seen_boot != look.boot and port.status != "candidate":
             took = look.at - booted_at
             port.boots = [*port.boots, *([took] if took <= HOUR else [])][-5:]
         port.seen_boot = look.boot
