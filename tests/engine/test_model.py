@@ -18,7 +18,7 @@ import sqlalchemy
 from sqlalchemy import select
 
 from portmon.engine.config import States
-from portmon.engine.declared import declared_ports
+from portmon.engine.declared import declared_ports, declared_terms
 from portmon.engine.evaluate import evaluate
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.inputs import EvaluationInputs
@@ -130,6 +130,7 @@ class Careful(Pipeline):
             run_id="later",
             now=now,
             declared=declared,
+            given=declared_terms(step.inventory, ()),
             accepted=step.accepted,
             invalid=step.invalid,
             forget_after=PRUNE_AFTER,

@@ -12,6 +12,7 @@ from portmon.engine.rules import Rule, RuleSet
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from tests.worlds.reference import Defaults, Reference
+from tests.worlds.reference_rows import Terms
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)
 DAY = 24 * 60
@@ -43,6 +44,7 @@ class Play:
         self.invalid: dict[str, str] = {}
         self.declared: tuple[int, ...] = ()
         self.owners: tuple[tuple[int, str], ...] = ()
+        self.given: dict[str, dict[int, Terms]] = {}
 
     def run(self, minutes: float, answers: dict[str, dict[str, Any]], also: Iterable[str] = ()) -> list[Any]:
         """One run: what each host answers, and hosts of the inventory that nobody tries."""
@@ -68,6 +70,7 @@ class Play:
             now=now,
             run_id=f"run{minutes}",
             invalid=self.invalid,
+            given=self.given,
         )
         return [event(told_at, *others) for told_at, *others in told]
 

@@ -907,6 +907,24 @@ def test_a_service_that_restarts_again_and_again() -> None:
     assert [one for minutes in five(45, 100) for one in told(play, minutes, NGINX)] == ["stable up"]
 
 
+def test_what_the_first_rule_gives_that_allows_a_port_counts_and_of_a_declared_one_its_declaration() -> None:
+    rules = (
+        Rule(action="allow", port=[80, 22], bind="wildcard", restarts="note"),
+        Rule(action="allow", program="nginx", down_after=2),
+    )
+    play = Play(rules=rules)
+    seen = [told(play, minutes, sock("nginx", "nginx.service", minutes, inode=minutes)) for minutes in five(0, 35)]
+    assert seen == [[], *[["restarted"]] * 4, [], [], []]  # it is no change, and only the first ones are told
+    assert told(play, 40) == ["down"]
+    local = replace(NGINX, address="127.0.0.1")
+    play = Play(rules=rules)
+    assert [told(play, minutes, *shown) for minutes, shown in ((0, [local]), (5, []), (10, []))] == [[], [], ["down"]]
+    play.given = {"a": {80: Rule(action="allow", port=80, down_after=3)}}
+    play.declared = (80,)
+    seen = [told(play, minutes, *shown) for minutes, shown in ((15, [local]), (20, []), (25, []), (30, []))]
+    assert seen == [["recovered"], [], [], ["down"]]
+
+
 def test_where_one_change_is_no_restart_a_port_flaps() -> None:
     play = known(NGINX, until=0)
     assert told(play, 5) == ["down"]

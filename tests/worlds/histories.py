@@ -16,6 +16,7 @@ from portmon.model.host import Host
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
 from portmon.probe.compare import program_of
 from tests.worlds.reference import Defaults, Reference, Told
+from tests.worlds.reference_owners import unit_name
 
 Pick = Callable[[int], int]
 
@@ -47,6 +48,12 @@ POLICIES: tuple[tuple[Rule, ...], ...] = (
     (Rule(action="deny", bind="loopback"),),
     (Rule(action="deny", host="h1", port=80),),
     (Rule(action="allow", program="java"), Rule(action="allow", bind="wildcard")),
+    (
+        Rule(action="allow", port=22, restarts="note"),
+        Rule(action="allow", program="java", down_after=2, restarts="note"),
+        Rule(action="allow", bind="wildcard", reboot_grace="25min", severity="warning"),
+        Rule(action="allow", port="40000-50000", down_after=3),
+    ),
 )
 STEPS = tuple(timedelta(minutes=minutes) for minutes in (5, 5, 5, 5, 5, 5, 10, 2, 20, 60, 300, 26 * 60))
 
@@ -143,6 +150,7 @@ class Server:
 class Entry:
     """An entry of the CMDB, and what will become of it.
 
+    :param owners: that declared ports must have
     :param answers: machines that answer in its place, a run each
     :param fails: how its next looks fail, None for not at all
     :param untried: runs that do not come to it
@@ -155,6 +163,7 @@ class Entry:
     server: Server
     labels: dict[str, str]
     declared: tuple[int, ...] = ()
+    owners: dict[int, str] = field(default_factory=dict)
     answers: list[Server] = field(default_factory=list)
     fails: list[str | None] = field(default_factory=list)
     untried: int = 0
@@ -343,7 +352,8 @@ class World:
     @staticmethod
     def host(entry: Entry) -> Host:
         labels = {} if entry.bare else entry.labels
-        return Host(entry.host_id, entry.host_id, entry.host_id, labels=labels, declared=entry.declared)
+        owners = tuple((port, owner) for port, owner in sorted(entry.owners.items()) if port in entry.declared)
+        return Host(entry.host_id, entry.host_id, entry.host_id, labels=labels, declared=entry.declared, owners=owners)
 
     def look(self, entry: Entry, now: datetime) -> Observation | None:
         """What a run gets of an entry; None if it does not come to it."""
@@ -719,17 +729,32 @@ class World:
 
     def people(self) -> None:
         """A person edits rules or declarations, or accepts that a port is gone or which machine answers."""
-        entry, what = self.some_entry(), self.pick(5)
+        entry, what = self.some_entry(), self.pick(6)
         port = self.one_of((*PORTS, *FREE))
         self.says(f"a person {what} {entry.host_id} {port}")
         if what == 0:
             self.policy = self.one_of(POLICIES)
         elif what == 1:
             entry.declared = tuple(sorted({*entry.declared} ^ {port}))
+            entry.owners.pop(port, None)
         elif what == 2:
             self.accepted[entry.host_id, "host", 0] = self.now
+        elif what == 5:
+            self.declares_an_owner(entry)
         else:
             self.accepted[entry.host_id, "tcp", port] = self.now
+
+    def declares_an_owner(self, entry: Entry) -> None:
+        """Of a port that listens: the owner that it has, as a unit or program, or another one."""
+        found = self.some_service(entry)
+        if found is None:
+            return
+        port, service = found
+        names = [unit_name(service.unit), program_of(service.program or ""), *(unit_name(unit) for unit, _ in OTHERS)]
+        named = [name for at, name in enumerate(names) if name.endswith((".service", ".socket")) or (name and at == 1)]
+        entry.declared = tuple(sorted({*entry.declared, port}))
+        entry.owners[port] = self.one_of(named)
+        self.says(f"{entry.host_id} {port} must be of {entry.owners[port]}")
 
     def clock_lies(self) -> None:
         """The monitor's clock is a day ahead and is then put right, or goes back by an hour for a while."""

@@ -201,7 +201,10 @@ def _unfounded_stable(story: Story, judged: Judged, event: Told, look: Observati
         yield f"stable {host_id} is {extra}, and the look is {look.outcome}"
     closed = any((at, "retired", host_id, port, extra) in judged.told for extra in ("", "young"))
     # A port that is missing for some runs is down at the end of them, and that is no change any more.
-    missing = (Defaults(**judged.step.settings).down_after - 1) * LONG if port is not None else timedelta(0)
+    given = [rule.down_after or 0 for rule in judged.step.policy]
+    missing = (
+        (max(Defaults(**judged.step.settings).down_after, *given, 0) - 1) * LONG if port is not None else timedelta(0)
+    )
     if since is not None and clock - since < window - missing and not closed:
         yield f"stable {host_id} {port} after {clock - since} of evidence, at {at}"
 

@@ -20,7 +20,7 @@ from portmon.config import Config
 from portmon.engine import clocks, owners
 from portmon.engine.conditions import Condition, Open
 from portmon.engine.config import States
-from portmon.engine.declared import declared_ports
+from portmon.engine.declared import declared_ports, declared_terms
 from portmon.engine.evaluate import evaluate
 from portmon.engine.frames import ports_frame, ports_of
 from portmon.engine.inputs import EvaluationInputs
@@ -191,6 +191,7 @@ class Engine:
             now=step.now,
             step=step.number,
             declared=declared_ports(present, (), {}, where=str),
+            given=declared_terms(present, ()),
             accepted=step.accepted,
             invalid=step.invalid,
             forget_after=PRUNE_AFTER,

@@ -46,6 +46,7 @@ from tests.worlds.reference_rows import (
     Machine,
     PortRow,
     Settings,
+    Terms,
     Told,
     cap_times,
     told_today,
@@ -109,6 +110,7 @@ class Reference(Ports):
         run_id: str = "",
         invalid: Mapping[str, str] = {},
         prune_after: timedelta = DAY,
+        given: Mapping[str, Mapping[int, Terms]] = {},
     ) -> list[Told]:
         """Evaluate looks; what was evaluated before is ignored.
 
@@ -118,6 +120,7 @@ class Reference(Ports):
         :param run_id: of the run that evaluates; empty if all looks are its own
         :param invalid: entries of the inventory that can't be tried, and why
         :param prune_after: how long what rules or labels hide is remembered
+        :param given: by host, the declared ports of which the declaration gives terms
         """
         self.inventory, self.invalid = inventory, invalid
         self.rules, self.settings, self.accepted = rules, settings, accepted
@@ -125,7 +128,7 @@ class Reference(Ports):
         self.half = self.interval / 2
         self.long = max(3 * self.interval, timedelta(minutes=15))
         self.window = max(settings.flap_window, 12 * self.interval)
-        self.prune_after = prune_after
+        self.prune_after, self.given = prune_after, given
         self._events = []
         looks = sorted(final(looks), key=lambda look: (look.observed_at, look.host_id))
         if not self._clock_is_believed(looks, now, run_id):

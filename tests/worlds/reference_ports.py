@@ -333,7 +333,9 @@ class Ports(Young):
         host, usual = self.hosts[look.host_id], self.settings.reboot_grace
         assert host.grace_until is not None
         takes = max(port.boots, default=ZERO) * 1.5
-        return host.grace_until + max(takes - usual, self._grace_by_rule(look.host_id, number, port) - usual, ZERO)
+        terms = self._terms(look.host_id, number, port)
+        given = (terms and terms.reboot_grace) or ZERO
+        return host.grace_until + max(takes - usual, given - usual, ZERO)
 
     def _waits_until(self, look: Sight, port: PortRow) -> datetime | None:
         """When the time of its binds and owners is over; None if it never had any."""
@@ -456,10 +458,12 @@ class Ports(Young):
 
     def _restarted(self, port: PortRow, look: Sight, number: int, *, counts: bool) -> None:
         """Its owner is the same, and has other sockets or another process."""
-        if self._subject is not None:
-            self._notice(port, look, "restarted", number)
-            return
         was_flapping = port.presence.flapping
+        terms = self._terms(look.host_id, number, port)
+        if self._subject is not None or (terms and terms.restarts == "note"):
+            if not was_flapping:
+                self._notice(port, look, "restarted", number)
+            return
         if counts:
             self._presence_changed_silently(port, look, number, restart=True)
         if not (was_flapping or port.presence.flapping):
@@ -585,10 +589,14 @@ class Ports(Young):
         elif not was_missing or self._counts(port.counted_at, look.at):
             port.misses += 1
             port.counted_at = look.at
-            if port.misses >= self.settings.down_after:
+            if port.misses >= self._down_after(look, number, port):
                 self._goes_down(port, look, number, counts=not was_missing)
             elif not was_missing:
                 self._presence_changed_silently(port, look, number)
+
+    def _down_after(self, look: Sight, number: int, port: PortRow) -> int:
+        terms = self._terms(look.host_id, number, port)
+        return (terms and terms.down_after) or self.settings.down_after
 
     def _goes_down(self, port: PortRow, look: Sight, number: int, *, counts: bool = True) -> None:
         """:param counts: its being missing was no change before"""
@@ -923,10 +931,12 @@ def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
     name = look.must_have.get(number)
     if name is not None and name != port.instead_of:
         named = [is_named(one, name) for one in seen.view.owners]
-        declared = pairs([one for one in port.owners if one.named == name], seen.view.owners, look.many)
+        its_own = [one for one in port.owners if one.named == name]
+        declared = pairs(its_own, seen.view.owners, look.many)
         if True in named or declared.shown_as:
             return True
-        if named and None not in named and not seen.view.blank:
+        surely_not = None not in named or (its_own and not declared.unknown)
+        if named and surely_not and not seen.view.blank:
             return False
     if port.is_held and not seen.view.owners:
         return False  # those that have it do not show, and are no others

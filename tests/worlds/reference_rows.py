@@ -42,6 +42,19 @@ class Settings(Protocol):
     retire_after: timedelta
 
 
+class Terms(Protocol):
+    """What a rule or a declaration may give for its ports, in place of settings."""
+
+    @property
+    def severity(self) -> Any: ...
+    @property
+    def down_after(self) -> int | None: ...
+    @property
+    def reboot_grace(self) -> timedelta | None: ...
+    @property
+    def restarts(self) -> str: ...
+
+
 @dataclass
 class Defaults:
     """The settings of the contract."""

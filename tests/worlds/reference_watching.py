@@ -11,7 +11,7 @@ from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
 from tests.worlds.reference_looks import Seen, Sight, names_of, owner_names, seen_of
 from tests.worlds.reference_owners import Owner, view_of
-from tests.worlds.reference_rows import ZERO, HostRow, PortRow
+from tests.worlds.reference_rows import HostRow, PortRow, Terms
 
 
 class Watching:
@@ -21,6 +21,7 @@ class Watching:
     ports: dict[str, dict[int, PortRow]]
     inventory: Mapping[str, Host]
     rules: RuleSet
+    given: Mapping[str, Mapping[int, Terms]]
     prune_after: timedelta
     jumped: bool
 
@@ -113,10 +114,10 @@ class Watching:
             rules.evaluate(Subject(number, address, one)).watched for address in owner.addresses for one in all_names
         )
 
-    def _grace_by_rule(self, host_id: str, number: int, port: PortRow) -> timedelta:
-        """The longest that the rules give which allow it; none allows or denies a declared port."""
+    def _terms(self, host_id: str, number: int, port: PortRow) -> Terms | None:
+        """What the first rule gives that allows a port. None allows a declared one: its declaration does."""
         if number in self.inventory[host_id].declared:
-            return ZERO
+            return self.given.get(host_id, {}).get(number)
         rules = self.rules.for_host(self.inventory[host_id])
         decisions = [
             rules.evaluate(Subject(number, address, one))
@@ -124,7 +125,7 @@ class Watching:
             for one in owner_names(port)
         ]
         allowed_by = {one.rule for one in decisions if one.watched}
-        return max((rule.reboot_grace or ZERO for place, rule in rules.rules if place in allowed_by), default=ZERO)
+        return next((rule for place, rule in rules.rules if place in allowed_by), None)
 
     # ── what a look shows ───────────────────────────────────────────────────────────────────────
 
