@@ -78,6 +78,12 @@ def test_terms_of_rules_and_declarations_count(where: str) -> None:
     assert told([[NGINX]] * 2 + [[]] * 5, where % "reboot_grace: 15min", boots=boots) == [(25, "down", "critical")]
 
 
+def test_of_the_rules_that_watch_a_port_the_first_of_the_list_gives_the_terms() -> None:
+    looks = [[NGINX | {"address": "127.0.0.1"}, NGINX | {"inode": 51}]] * 2 + [[]] * 3
+    text = "rules: [{action: allow, bind: wildcard, down_after: 2}, {action: allow, bind: loopback}]"
+    assert told(looks, text) == [(15, "down", "critical")]
+
+
 def test_a_severity_counts_for_a_young_port_too() -> None:
     looks = [[]] * 2 + [[NGINX]] + [[]]
     assert told(looks) == [(10, "new", "warning"), (15, "down", "warning")]

@@ -67,3 +67,10 @@ def test_without_its_alert_an_owner_does_not_flap_any_more() -> None:
     hidden.rules = RuleSet([Rule(action="deny", port=A)])
     assert [hidden.see(look(at, 80, B)) for at in (5, 6, 7)] == [[], [("unwatched", A)], []]
     assert hidden.see(look(8, 80)) == [("down", B)]
+
+
+def test_an_owner_is_not_stable_while_the_port_that_speaks_has_time_after_a_boot() -> None:
+    world = flapping()
+    assert [world.see(look(at, 80, A, B)) for at in range(5, 15)] == [[]] * 10
+    seen = [world.see(look(at, 80, *ports, boot_id="b2")) for at, ports in ((15, ()), (16, ()), (17, (A, B)))]
+    assert seen == [[("rebooted",)], [], [("stable", A)]]

@@ -255,7 +255,7 @@ class Ports(Young):
         port.hidden_since, port.hidden_looks = None, 0
         if number in look.seen:
             port.shows(look.boot, look.seen[number].addresses)
-        if (until := self._waits_until(look, port)) is not None and look.at < until:
+        if (until := self._waits_until(look, number, port)) is not None and look.at < until:
             look = replace(look, waits=True)
         self._grows_up(port, look, number, look.seen.get(number))
         self._begins(look, number, port)
@@ -296,14 +296,10 @@ class Ports(Young):
     def _known_in_another_boot(self, look: Sight, number: int, port: PortRow) -> None:
         """Only what is back is told; new ports, owners and binds are judged in the next look."""
         port.declared = number in look.declared
-        until, grace_until = self._grace_until(look, number, port), self.hosts[look.host_id].grace_until
-        assert grace_until is not None
-        anew = grace_until == look.at + self.settings.reboot_grace
-        if anew and port.grace_until is not None and look.at < port.grace_until:
-            port.grace_until = None  # of a boot after which it still had time; if that is over it is missing
-        own = self._waits_until(look, port)
+        anew = self.hosts[look.host_id].grace_until == look.at + self.settings.reboot_grace
+        own = self._waits_until(look, number, port)
         if anew or own is None or look.at >= own:
-            port.waits_for = until - grace_until
+            port.takes = max(port.boots, default=ZERO) * 1.5
         if number in look.seen:
             seen = look.seen[number]
             if port.status == "down":
@@ -326,21 +322,16 @@ class Ports(Young):
         elif port.status == "candidate" and number not in look.declared:
             del self.ports[look.host_id][number]
         elif port.status == "up" and port.grace_until is None:
-            port.grace_until = until
+            port.grace_until = self._waits_until(look, number, port)
 
-    def _grace_until(self, look: Sight, number: int, port: PortRow) -> datetime:
-        """When the grace of a port after this reboot is over."""
-        host, usual = self.hosts[look.host_id], self.settings.reboot_grace
-        assert host.grace_until is not None
-        takes = max(port.boots, default=ZERO) * 1.5
+    def _waits_until(self, look: Sight, number: int, port: PortRow) -> datetime | None:
+        """When its time to come back after the last boot is over, that of its binds and owners, too; None: it has none."""
+        until, usual = self.hosts[look.host_id].grace_until, self.settings.reboot_grace
+        if until is None or port.takes is None:
+            return None
         terms = self._terms(look.host_id, number, port)
         given = (terms and terms.reboot_grace) or ZERO
-        return host.grace_until + max(takes - usual, given - usual, ZERO)
-
-    def _waits_until(self, look: Sight, port: PortRow) -> datetime | None:
-        """When the time of its binds and owners is over; None if it never had any."""
-        until = self.hosts[look.host_id].grace_until
-        return None if until is None or port.waits_for is None else until + port.waits_for
+        return until + max(port.takes - usual, given - usual, ZERO)
 
     def _known_and_missing(self, look: Sight, number: int, port: PortRow, *, confirmed: bool) -> None:
         if port.status == "candidate":

@@ -158,8 +158,8 @@ class PortRow:
     """The host's evidence clock since which it is young; None of one that is mature."""
     boots: list[timedelta] = field(default_factory=list)
     """How long it took after the last boots of the host, from the first look of a boot to the first that showed it."""
-    waits_for: timedelta | None = None
-    """So much longer than its host it has for its binds and owners to come back after a boot."""
+    takes: timedelta | None = None
+    """One and a half times its slowest boot before the last one."""
     instead_of: str = ""
     """The owner that its declaration names, and in place of which a person accepted those that have it."""
     seen_boot: int = 0

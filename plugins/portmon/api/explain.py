@@ -19,7 +19,7 @@ from portmon.engine.identities import ACCEPTED
 from portmon.engine.owners import names_of, present
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import Port
-from portmon.engine.watched import decisions_on, subjects_of
+from portmon.engine.watched import deciding, decisions_on, subjects_of
 from portmon.fields import format_duration, format_seconds
 from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event
@@ -243,12 +243,11 @@ class _Present:
     def _why_watched(self, port: Port) -> str:
         if self.declared:
             return f"It must listen: {self.declared}."
-        evaluated = list(decisions_on(port, port.addresses, self.rules))
-        watched = next((decision for decision in evaluated if decision.watched), None)
-        if watched:
+        if watched := deciding(port, port.addresses, self.rules):
             why = watched.reason if watched.rule is not None else "no rule says otherwise"
             return f"It was learned and is watched: {why}."
-        why = evaluated[0].reason if evaluated else "it is not declared any more"
+        denied = next(decisions_on(port, port.addresses, self.rules), None)
+        why = denied.reason if denied else "it is not declared any more"
         return f"No rule in force watches it: {why}."
 
 

@@ -16,7 +16,7 @@ from portmon.engine.rows import Row, Transition
 from portmon.engine.rules import HostRules, Subject
 from portmon.engine.state import Draft, Evidence, HostState, Port, Seen
 from portmon.engine.terms import Given, Terms, terms_of
-from portmon.engine.watched import any_watched, decisions_on, why_watched
+from portmon.engine.watched import any_watched, deciding, decisions_on, why_watched
 from portmon.engine.young import YoungPorts
 from portmon.model.event_kinds import AlertRole, EventKind
 from portmon.model.observation import PROTOCOL, Listener, PortKey
@@ -165,8 +165,8 @@ class HostPorts:
         """By which terms the port is evaluated."""
         settings, given = self._evidence.settings, self._given.get(port.port)
         if given is None and not self._rules.watches_all and port.port not in self._must:
-            decisions = decisions_on(port, (*port.addresses, *port.lost), self._rules)
-            given = next((Given(one.given) for one in decisions if one.watched), None)
+            decision = deciding(port, (*port.addresses, *port.lost), self._rules)
+            given = Given(decision.given) if decision else None
         return terms_of(settings, given)
 
     def _ready(self, port: Port) -> Port:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 from portmon.engine.declared import Declared
@@ -157,6 +158,12 @@ def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iter
             yield rules.evaluate(subject)
 
 
+def deciding(port: Port, addresses: Iterable[str], rules: HostRules) -> Decision | None:
+    """Of the rules in force that watch a port on these addresses, the first of the list: its terms are the port's."""
+    watched = (decision for decision in decisions_on(port, addresses, rules) if decision.watched)
+    return min(watched, key=lambda decision: inf if decision.rule is None else decision.rule, default=None)
+
+
 def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
     """Whether the rules in force watch a port on at least one of these addresses."""
     return rules.watches_all or any(decision.watched for decision in decisions_on(port, addresses, rules))
@@ -164,5 +171,5 @@ def any_watched(port: Port, addresses: Iterable[str], rules: HostRules) -> bool:
 
 def why_watched(port: Port, rules: HostRules) -> str:
     """The declaration or rule because of which a port is watched, for people."""
-    reasons = (decision.reason for decision in decisions_on(port, port.addresses, rules) if decision.watched)
-    return port.declared or next(reasons, "no rule matches it")
+    found = deciding(port, port.addresses, rules)
+    return port.declared or (found.reason if found else "no rule matches it")

@@ -175,7 +175,8 @@ class YoungPorts:
         """The event of an owner of whose ports none ended for the window."""
         evidence, flapped = self._evidence, group.presence
         settles = lifecycle.settles(flapped, evidence.pace, clock=evidence.clock, at=evidence.at, told=group.told)
-        if not settles or evidence.new_boot:
+        # Of one that has time after a boot it is not known yet.
+        if not settles or evidence.new_boot or port.grace_until is not None:
             return None
         state = PortStatus.UP if group.ports else PortStatus.DOWN
         count = len(group.ports) or "none"
