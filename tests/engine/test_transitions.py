@@ -165,7 +165,12 @@ def absent(look_: Evidence | None = None) -> Transition:
 
 
 def again(
-    before: Port, seen_: Seen | None = None, *, is_watched: Callable[[str], bool] = lambda _: True, **fields: Any
+    before: Port,
+    seen_: Seen | None = None,
+    *,
+    is_watched: Callable[[str], bool] = lambda _: True,
+    owner_is_watched: bool = True,
+    **fields: Any,
 ) -> Transition:
     """:param fields: of the look, or ``declared``, ``accepted``; by default the port is as declared as it was"""
     more = {"declared": before.declared, "accepted": None}
@@ -174,7 +179,7 @@ def again(
     more = {"terms": terms_of(evidence.settings)} | more
 
     def watches(what: str | PortOwner) -> bool:
-        return not isinstance(what, str) or is_watched(what)
+        return is_watched(what) if isinstance(what, str) else owner_is_watched
 
     return transitions.again(before, seen_ or seen(), evidence, is_watched=watches, **more)  # type: ignore[arg-type]
 
@@ -1594,6 +1599,13 @@ def test_the_first_look_of_a_boot_takes_no_two_owners_for_one() -> None:
     shown = seen(programs=(), comms=("nginx",), units=("app.service",))
     step = again(port(owners=(java, nginx)), shown, rebooted=True)
     assert [own.gone_since for own in kept(step).owners] == [None, NOW - HOUR]
+
+
+def test_who_is_excluded_from_now_on_is_replaced_without_a_word() -> None:
+    other = seen(programs=("apache2",))
+    step = again(port(), other, rules_changed=True, owner_is_watched=False)
+    assert (told(step), kept(step).programs, kept(step).presence) == ([], ("apache2",), NONE)
+    assert told(again(port(), other, rules_changed=True)) == ["replaced"]
 
 
 def test_another_owner_has_no_address_in_place_of_one_that_was_lost_when_the_rules_changed() -> None:

@@ -102,6 +102,9 @@ def again(
         known = tuple(dataclasses.replace(own, is_watched=is_watched(own)) for own in known)
     if port.status == PortStatus.UP:
         change = holding.changed_owners(port, known, shown, evidence)
+        if other_rules and not any(own.is_watched for own in change.replaced):
+            # Who is excluded from now on leaves without a word.
+            change = dataclasses.replace(change, replaced=())
         step = _up_again(port, seen, shown, change, evidence, terms, accepted, quiet=quiet)
     elif undeclared and owners.present(port.holders):
         # What hides it may be gone in the next observation.
