@@ -1601,6 +1601,13 @@ def test_the_first_look_of_a_boot_takes_no_two_owners_for_one() -> None:
     assert [own.gone_since for own in kept(step).owners] == [None, NOW - HOUR]
 
 
+def test_of_another_owner_that_has_the_port_from_now_on_nothing_is_expected_that_rules_hid_before() -> None:
+    before = held(DAY, addresses=(), unwatched=((V4, NOW - HOUR),))
+    step = again(before, seen(LAN, programs=("apache2",)), is_watched=LAN.__eq__)
+    assert (step.row, kept(step).unwatched) == (Row.TAKEN_OVER, ())
+    assert told(again(kept(step), seen(LAN, programs=("apache2",)), at=NOW + FIVE)) == []
+
+
 def test_who_is_excluded_from_now_on_is_replaced_without_a_word() -> None:
     other = seen(programs=("apache2",))
     step = again(port(), other, rules_changed=True, owner_is_watched=False)

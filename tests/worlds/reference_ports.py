@@ -707,7 +707,7 @@ class Ports(Young):
         port.owners = [replace(one, joined=None, told=False) for one in port.holders if one.joined is not None]
         self._is_up(port, look)
         port.seen_boot = look.boot
-        port.addresses = frozenset()  # what is there now is all that is expected
+        port.addresses, port.unwatched = frozenset(), {}  # what is there now is all that is expected
         port.presence.forget()
         subject = self._speaks_for(look.host_id, number)
         if subject is not None:

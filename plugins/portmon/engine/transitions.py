@@ -451,7 +451,7 @@ def _held(port: Port, seen: Seen, shown: Holders, evidence: Evidence, accepted: 
         _take(port, seen, evidence)
         new = [dataclasses.replace(own, joined=None, is_accepted=was_accepted) for own in holders]
         _rises(port, evidence)
-        port.presence, port.paused = NONE, False
+        port.presence, port.paused, port.unwatched = NONE, False, ()
         port.owners, port.holders, port.last_seen_at, port.seen_clock = holding.kept_owners(port, new), (), None, None
         return Transition(port, Row.TAKEN_OVER, told)
     taken = Draft(
