@@ -1621,6 +1621,14 @@ def test_another_owner_has_no_address_in_place_of_one_that_was_lost_when_the_rul
     assert told(both) == ["rebound"]
     assert both.drafts[0].reason.endswith("; apache2 has it now, and no longer nginx")
     assert kept(both).told == (NOW,)
+
+
+def test_another_owner_that_lacks_an_address_that_flaps_is_one_message() -> None:
+    step = again(port(addresses=(LAN, DMZ), parts=((LAN, CHANGES),)), seen(DMZ, programs=("apache2",)))
+    assert only(step).kind is EventKind.FLAPPING
+    assert only(step).reason.startswith("10.0.0.1: 4 changes between lost and found within 60 min")
+    assert only(step).reason.endswith("; apache2 has it now, and no longer nginx")
+    assert kept(step).told == (NOW,)
     assert told(again(port(), seen(V6), rules_changed=True)) == []
 
 

@@ -62,7 +62,9 @@ def is_braked(port: Port, evidence: Evidence) -> bool:
 def in_one(port: Port, drafts: Sequence[Draft], of_binds: Sequence[Draft]) -> list[Draft]:
     """The events of a port with those of its binds: that another owner lacks an address is told in one message."""
     taken = next((draft for draft in drafts if draft.kind is EventKind.REPLACED), None)
-    severe = next((draft for draft in of_binds if draft.details.get("severe")), None)
+    severe = next(
+        (draft for draft in of_binds if draft.details.get("severe") or draft.kind is EventKind.FLAPPING), None
+    )
     if taken is None or severe is None:
         return [*drafts, *of_binds]
     port.told = port.told[:-1]
