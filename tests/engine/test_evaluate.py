@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.engine import transitions
+from portmon.engine import frames, transitions
 from portmon.engine.answers import ChangedPorts
 from portmon.engine.conditions import RUNS, Open
 from portmon.engine.config import States
@@ -23,6 +23,7 @@ from portmon.engine.identities import ACCEPTED
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.leaving import Left, leave
 from portmon.engine.lifecycle import Changes
+from portmon.engine.owners import PortOwner
 from portmon.engine.rules import Rule, RuleSet
 from portmon.engine.state import HostState, Port
 from portmon.model.event import Event
@@ -796,6 +797,17 @@ def test_a_port_that_a_rule_named_stays_mature() -> None:
     world.see(stored(ok(3, 80)))
     assert world.port(80)["young_since"] is None
     assert world.host().fingerprint is not None
+
+
+@pytest.mark.parametrize(("pids", "waits"), [((7, 8), False), ((7, None), False), ((7, 9), True)])
+def test_an_owner_that_could_not_be_compared_may_be_in_the_next_look(pids: tuple[int | None, ...], waits: bool) -> None:
+    owners = (
+        PortOwner(comms=("java",), pids=(7,), binds=("::",)),
+        PortOwner(comms=("nginx",), pids=(8,), binds=("::",)),
+    )
+    rows = [Listener("tcp", "::", 80, pid, "java") for pid in pids]
+    assert frames._waits(owners, (rows, [])) is waits
+    assert frames._waits(owners, (rows[:1], rows[1:])) is waits
 
 
 class Twins:

@@ -298,8 +298,9 @@ def _waits(owners: Any, shown: Sequence[Any]) -> bool:
     if any(own.gone_since or own.waits for own in known):
         return True
     watched, excluded = (rows if rows and rows == rows else () for rows in shown)
-    # One that rules exclude joins as any other.
-    if excluded and not {row.pid for row in excluded}.issubset({None, *(pid for own in known for pid in own.pids)}):
+    # One that rules exclude joins as any other; one that could not be compared in the last look may be compared now.
+    rows = (*watched, *excluded) if known else excluded
+    if not {row.pid for row in rows}.issubset({None, *(pid for own in known for pid in own.pids)}):
         return True
     # The socket that is missing may have shown no name.
     return len(watched) + len(excluded) < sum(len(own.binds) for own in known)
