@@ -295,9 +295,13 @@ def _waits(owners: Any, shown: Sequence[Any]) -> bool:
     """
     # NaN where nothing is stored, or nothing is shown.
     known = owners if owners and owners == owners else ()
+    watched, excluded = shown
+    excluded = excluded if excluded and excluded == excluded else ()
+    if not (known or excluded):
+        return False
+    watched = watched if watched and watched == watched else ()
     if any(own.gone_since or own.waits for own in known):
         return True
-    watched, excluded = (rows if rows and rows == rows else () for rows in shown)
     # One that rules exclude joins as any other; one that could not be compared in the last look may be compared now.
     rows = (*watched, *excluded) if known else excluded
     if not {row.pid for row in rows}.issubset({None, *(pid for own in known for pid in own.pids)}):
