@@ -1593,6 +1593,16 @@ def test_an_owner_that_has_time_after_a_boot_makes_another_one_no_restart() -> N
     assert (told(step), [own.waits for own in kept(step).owners]) == ([], [True, False])
 
 
+def test_another_owner_is_not_taken_for_the_known_one_that_a_socket_may_have_which_shows_none() -> None:
+    known = Listener("tcp", V4, 80, inode=5, unit="session-1.scope")
+    app = Listener("tcp", V4, 80, inode=6, unit="app.service")
+    before = port(inodes=(5,))
+    after = kept(
+        again(before, Seen((V4,), inodes=(5, 6), units=("app.service", "session-1.scope"), listeners=(known, app)))
+    )
+    assert [(own.programs, own.unit) for own in owners.of(after)] == [(("nginx",), None)]
+
+
 def test_the_first_look_of_a_boot_takes_no_two_owners_for_one() -> None:
     java = PortOwner(unit="app.service", comms=("java",), binds=(V4,))
     nginx = PortOwner(comms=("nginx",), binds=(V4,), gone_since=NOW - HOUR, gone_clock=clock(NOW - HOUR))

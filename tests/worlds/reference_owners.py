@@ -271,7 +271,7 @@ def is_named(one: Owner, name: str) -> bool | None:
 
 def not_shown(known: Sequence[Owner], view: View, many: Set[str]) -> list[Owner]:
     """Those of the known owners that a look does not show."""
-    shown_as = pairs(known, view.owners, many).shown_as
+    shown_as = pairs(known, view, many).shown_as
     return [one for place, one in enumerate(known) if place not in shown_as]
 
 
@@ -290,9 +290,13 @@ class Pairs:
     unknown: bool
 
 
-def pairs(known: Sequence[Owner], shown: Sequence[Owner], many: Set[str]) -> Pairs:
-    """Which of the known owners are shown, and who else is. One that may be the only known one is taken for it."""
-    if len(known) == len(shown) == 1 and is_same(known[0], shown[0], many) is None:
+def pairs(known: Sequence[Owner], view: View, many: Set[str]) -> Pairs:
+    """Which of the known owners are shown, and who else is.
+
+    One that may be the only known one is taken for it, unless the known one may have a listener that shows no owner.
+    """
+    shown = view.owners
+    if len(known) == len(shown) == 1 and not view.blank and is_same(known[0], shown[0], many) is None:
         return Pairs({0: shown[0]}, [], unknown=False)
     shown_as: dict[int, Owner | None] = {}
     taken: list[Owner] = []
@@ -346,7 +350,7 @@ def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
     """Who is shown owns the port, without a word; who is new was always there; who is gone already stays so if not shown."""
     if not view.owners:
         return Verdict(list(known))
-    found = pairs(known, view.owners, many)
+    found = pairs(known, view, many)
     still = [one for place, one in enumerate(known) if one.gone_since is not None and place not in found.shown_as]
     back = [one for place, one in enumerate(known) if one.gone_since is not None and place in found.shown_as]
     again = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
@@ -358,7 +362,7 @@ def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
 
 def in_another_boot(known: Sequence[Owner], view: View, many: Set[str]) -> list[Owner]:
     """After the first look of another boot: nothing is compared, but the pids and sockets of who is shown are taken."""
-    shown_as = pairs(known, view.owners, many).shown_as
+    shown_as = pairs(known, view, many).shown_as
     owners = list(known)
     for place, shown in shown_as.items():
         if shown is not None:
@@ -392,7 +396,7 @@ def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """A port that was up and is seen."""
     if not known:
         return Verdict(list(view.owners), same=not view.owners)  # who had its sockets is not known
-    found = pairs(known, view.owners, look.many)
+    found = pairs(known, view, look.many)
     blank = view.blank or found.unknown
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
     if found.shown_as:
@@ -467,13 +471,13 @@ def _is_gone(one: Owner, there: Sequence[Owner], view: View, look: Circumstances
 
 def is_recovered(known: Sequence[Owner], view: View, many: Set[str]) -> bool:
     """Whether a port that was down and is seen has one of its own owners again, as far as can be known."""
-    found = pairs(known, view.owners, many)
+    found = pairs(known, view, many)
     return not known or bool(found.shown_as) or view.blank or found.unknown
 
 
 def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """The owners of a port that was down until now: whoever of its own did not come back with it is gone."""
-    found = pairs(known, view.owners, look.many)
+    found = pairs(known, view, look.many)
     if not (found.shown_as or view.blank or found.unknown):
         return Verdict(list(view.owners))  # none is known, or a declaration names another one
     stay = [seen_again(known[place], shown, look.many) for place, shown in found.shown_as.items() if shown is not None]
@@ -490,7 +494,7 @@ def holders(before: Sequence[Owner], view: View, look: Circumstances) -> list[Ow
     """Others that have a port while it is down, or had it: each since this look, or since it was there in each look."""
     if not view.owners:
         return list(before)  # what is not shown is no difference
-    found = pairs(before, view.owners, look.many)
+    found = pairs(before, view, look.many)
     there = [(before[place], shown) for place, shown in found.shown_as.items() if shown is not None]
     known = [replace(seen_again(one, shown, look.many), joined=_or(one.joined, look.clock)) for one, shown in there]
     away = [one for place, one in enumerate(before) if place not in found.shown_as]

@@ -923,7 +923,7 @@ def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
     if name is not None and name != port.instead_of:
         named = [is_named(one, name) for one in seen.view.owners]
         its_own = [one for one in port.owners if one.named == name]
-        declared = pairs(its_own, seen.view.owners, look.many)
+        declared = pairs(its_own, seen.view, look.many)
         if True in named or declared.shown_as:
             return True
         surely_not = None not in named or (its_own and not declared.unknown)

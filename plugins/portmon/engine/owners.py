@@ -375,7 +375,7 @@ class _Matching:
                 self.unclear.append(one)
             else:
                 self.newcomers.append(dataclasses.replace(one, joined=clock))
-        if len(self.unclear) == len(shown.owners) == len(self.known) == 1:
+        if len(self.unclear) == len(shown.owners) == len(self.known) == 1 and not shown.nameless:
             # Whether it is the same can't be known; from now on it has the names that are shown now.
             self.matches[0] = self.unclear.pop()
         self.nameless = shown.nameless or bool(self.unclear)
