@@ -43,16 +43,19 @@ def must_be_in_range(seen: Listing) -> None:
     assert len(seen.reserved) <= 32768
     assert set(seen.hung) <= {"netstat", "ss", "proc"}
     assert len(set(seen.hung)) == len(seen.hung)
-    assert all(1 <= port <= 65535 and 0 < count <= ROWS for port, count in seen.beyond)
     assert seen.probe in (1, 2)
-    assert len(seen.listeners) <= ROWS
-    assert max(Counter(one.port for one in seen.listeners).values(), default=0) <= OWNERS
-    for one in seen.listeners:
-        must_be_a_listener(one)
+    assert seen.udp is not None or not seen.udp_beyond
+    for protocol, listeners, beyond in (("tcp", seen.listeners, seen.beyond), ("udp", seen.udp or (), seen.udp_beyond)):
+        assert all(1 <= port <= 65535 and 0 < count <= ROWS for port, count in beyond)
+        assert len(listeners) <= ROWS
+        assert max(Counter(one.port for one in listeners).values(), default=0) <= OWNERS
+        for one in listeners:
+            must_be_a_listener(one)
+            assert one.protocol in (protocol, f"{protocol}6")
 
 
 def must_be_a_listener(one: Listener) -> None:
-    assert one.protocol in ("tcp", "tcp6")
+    assert one.protocol in ("tcp", "tcp6", "udp", "udp6")
     assert 1 <= one.port <= 65535
     assert re.fullmatch(r"[0-9a-fA-F:.*]{1,110}", one.address)
     assert one.uid is None or 0 <= one.uid < 2**32

@@ -18,7 +18,7 @@ AROUND = [
     b"\n/proc/sys/net/ipv4/ip_local_reserved_ports:" + b"1," * 500 + b"9-8\n", b"\n/proc/sys/kernel/random/boot_id:" + b"a" * 65 + b"\n",
     # … around rows and names
     b"tcp        0      0 ", b"LISTEN", b"LISTEN0 ", b" ESTAB ", b'users:(("', b'("",pid=1,fd=2),', b'",pid=1,fd=2))', b'("x",123,3)', b' ino:', b" sk:1 <->", b" v6only:1", b" cgroup:/a <-> ",
-    b" -  ", b"/", b"7/", b"(x", b") ", b"Proto ", b"Timer", b" off (0.00/0/0)", b"State Recv-Q Send-Q Local Address:Port Peer Address:Port\n", b"%eth0", b"[::]:80", b"*:*", b"::ffff:1.2.3.4", b":::", b"0A",
+    b" -  ", b"/", b"7/", b"(x", b") ", b"Proto ", b"Timer", b" off (0.00/0/0)", b"\nudp        0      0 ", b"\nudp   UNCONN 0 0 ", b"udplite", b" ino=", b" 07 ", b" ref pointer drops", b"State Recv-Q Send-Q Local Address:Port Peer Address:Port\n", b"%eth0", b"[::]:80", b"*:*", b"::ffff:1.2.3.4", b":::", b"0A",
     b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n",
     # … around hosts and values
     b"[all:vars]\n", b"[web:children]\n", b"[a:z:0]", b"[1:99999999]", b"[01:3]", b"ansible_host=", b"{{ x }}", b"{% x %}", b"${x}", b"!!python/object:os.x ", b"!!timestamp x", b"!!bool maybe", b"!!int ''", b"!!float x", b"!!binary x", b"!!set [a]", b"!!omap {a: b}", b"!vault |",

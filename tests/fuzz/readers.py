@@ -54,6 +54,7 @@ def case(kind: str, number: int, folder: Path) -> Case:
 def listings() -> tuple[bytes, ...]:
     """What tools printed."""
     paths = [*(FIXTURES / "netstat" / "cases").glob("*.txt"), *(FIXTURES / "netstat" / "ss").glob("*.txt")]
+    paths += (FIXTURES / "netstat" / "udp").glob("*.txt")
     return tuple(path.read_bytes() for path in sorted(paths))
 
 
@@ -103,6 +104,8 @@ def forged(body: bytes, proc: bytes, ssx: bytes | None, fields: dict[str, bytes]
     if ssx is not None:
         payload += b"\n" + begin + b"SSX ended=%s bytes=%d\n" % (fields["ssx"], len(ssx)) + ssx
     said = b"tcp=%(tcp)s tcp6=%(tcp6)s netns=%(netns)s pid1=%(pid1)s tried=%(tried)s" % _by_name(fields)
+    if "udp" in fields:
+        said += b" udp=%(udp)s udp6=%(udp6)s" % _by_name(fields)
     head = begin + b"BEGIN v=2 bytes=%d " % len(payload) + said + b"\n"
     return b"\n" + head + payload + b"\n" + begin + b"END volatile uptime=1.0 clock=- sockets=3\n"
 
@@ -133,6 +136,8 @@ def _frame(mutator: Mutator, _: Path) -> Case:
             fields["tool"] = b"proc"
         elif b"Recv-Q" in body and b"Proto" not in body:
             fields["tool"] = b"ss"
+        if chance.random() < 0.5:
+            fields |= {"udp": b"1", "udp6": b"1"}
         if chance.random() < 0.3:
             name = chance.choice(sorted(fields))
             fields[name] = mutator.broken(fields[name], (b"ss:limit,netstat:139", b"iproute2-6.1.0", b"sudo"))
@@ -143,7 +148,8 @@ def _frame(mutator: Mutator, _: Path) -> Case:
 def _listing(mutator: Mutator, _: Path) -> Case:
     data = mutator.broken(mutator.pick(listings()), listings())
     version = mutator.random.choice((None, None, "iproute2-ss170501", "iproute2-ss170905", "iproute2-6.1.0"))
-    return Case(data, lambda: parse_listeners(data, version=version))
+    udp = mutator.random.random() < 0.5
+    return Case(data, lambda: parse_listeners(data, version=version, udp=udp))
 
 
 # ── inventories and configurations ──────────────────────────────────────────────────────────────

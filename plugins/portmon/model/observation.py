@@ -40,7 +40,8 @@ class Owner:
 class Listener:
     """One listening socket, as one tool reported it. None is what the tool did not show.
 
-    :param protocol: ``tcp`` or ``tcp6`` as the row says; folded to ``tcp`` only where ports are keyed
+    :param protocol: ``tcp``, ``tcp6``, ``udp`` or ``udp6`` as the row says; families are folded only where ports are
+        keyed
     :param address: bind address as printed, without brackets and zone
     :param pid: the lowest of its owners
     :param program: name of that process as printed by the tool, cut as the tool cuts
@@ -83,6 +84,8 @@ class Listing:
     :param reserved: ranges of ports that the kernel never hands out by itself, both ends inclusive
     :param hung: tools that did not end in their time: ``netstat``, ``ss``, ``proc``
     :param beyond: ports with too many sockets, each with the number of those that ``listeners`` lacks
+    :param udp: every UDP socket without a peer, as ``listeners``; None if UDP was not asked for, or is not shown
+    :param udp_beyond: as ``beyond``, of ``udp``
     """
 
     tool: str
@@ -99,6 +102,8 @@ class Listing:
     reserved: tuple[tuple[int, int], ...] = ()
     hung: tuple[str, ...] = ()
     beyond: tuple[tuple[int, int], ...] = ()
+    udp: tuple[Listener, ...] | None = None
+    udp_beyond: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

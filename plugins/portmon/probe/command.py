@@ -1,4 +1,5 @@
-r"""The remote command: one line of POSIX shell that prints a frame with the listening TCP sockets.
+r"""The remote command: one line of POSIX shell that prints a frame with the listening TCP sockets, and if it is asked
+for them, the UDP sockets without a peer.
 
 It asks the best tool that works on the host, then the sources that name the owners of sockets. A second ``sh`` does it
 below a limit: if a tool hangs, the second shell is killed, even if its pipes are still held, and the next tool has its
@@ -16,7 +17,9 @@ turn. The output of the second shell is the payload of the frame (:mod:`portmon.
 ``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for a table whose header came, and for a
 ``tcp6`` that opens and of which the kernel counts no socket; ``0`` for an unreadable table, ``-`` for an absent one, as
 in a kernel without IPv6. ``ended`` is the exit status as the shell says it; ``tried`` names the tools that failed
-before: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. The lengths are those of the shell's
+before: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. Where UDP is asked for, the tools list
+both protocols at once, and ``udp=1 udp6=1`` follows ``pid1``; an answer without these is one about TCP alone, as of a
+forced command of earlier versions. The lengths are those of the shell's
 ``${#…}``: bytes, or characters in a shell that knows no bytes.
 
 Without privileges, a host with netstat and ss starts six processes besides the login shell: the limit, the second
@@ -47,6 +50,7 @@ class Question:
     :param netstat_up_to: with more sockets than this in use, orphaned or in time-wait, ss is asked before netstat
     :param last: the tool that answered last; after ss, half as many sockets are enough
     :param skip: tools that are not asked, of :data:`FAMILIES`: they hung not long ago
+    :param udp: list UDP sockets too
     """
 
     sudo: bool = False
@@ -54,6 +58,7 @@ class Question:
     netstat_up_to: int = NETSTAT_UP_TO
     last: str | None = None
     skip: Collection[str] = ()
+    udp: bool = False
 
 
 # Inside single quotes no login shell interprets anything, as long as there is no single quote, no `!` (csh), no newline
@@ -75,15 +80,16 @@ _INNER = " ".join(
         'if [ "$r" -lt 124 ]; then case $o in *"$h"*) return 0;; esac; fi; y=$y,$b:$r; return 1; }};',
         "v=; case $1 in",
         # toybox cuts a row with -W and -p within the pid
-        'netstat) run netstat-W netstat -nltpW && case $o in *"Program Name"*) y=,netstat-W:cut; false;; esac ||',
-        "run netstat netstat -nltp;;",
+        'netstat) run netstat-W netstat -nl{u}tpW && case $o in *"Program Name"*) y=,netstat-W:cut; false;; esac ||',
+        "run netstat netstat -nl{u}tp;;",
         # sudoers may name the line that earlier versions ran. An old ss that the kernel does not answer prints its
         # header alone: then the next tool is asked.
-        'ss) {{ run ss ss -tnpe state listening || {{ [ -n "$w" ] && run ss ss -ltnpe; }}; }} &&',
-        "case $o in *:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&",
+        "ss) {{ run ss ss -t{u}npe state listening{unconnected} ||",
+        '{{ [ -n "$w" ] && {tcp_alone}run ss ss -ltnpe; }}; }} &&',
+        "case $o in *{tcp_row}:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&{udp_of_ss}",
         "for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done;;",
-        '*) h=local_address; t=/proc/net/tcp; [ -r /proc/net/tcp6 ] && t="$t /proc/net/tcp6";',
-        'run proc sed -n "/local_address/p;/ 0A /p" $t;; esac;',
+        '*) h=local_address; t=/proc/net/tcp; [ -r /proc/net/tcp6 ] && t="$t /proc/net/tcp6";{udp_tables}',
+        'run proc sed -n "/local_address/p;/ 0A /p{udp_rows}" $t;; esac;',
         r'case $o in *"$h"*) [ "$r" -lt 124 ];; *) false;; esac || {{ printf %s "$y"; exit 41; }};',
         r'printf "@@%s LIST tool=%s ended=%s via=%s bytes=%s ver=%s\n%s\n"',
         '"$n" "$b" "$r" "${{w:--}}" "${{#o}}" "${{v:--}}" "$o";',
@@ -92,7 +98,7 @@ _INNER = " ".join(
         'add() {{ case $1 in ""|*[[:space:][:alpha:][:punct:]]*) return;; esac;',
         'case " $q " in *" $1 "*) return;; esac; c=$((c+1)); [ $c -gt 500 ] || q="$q $1"; }};',
         "case $b in",
-        "netstat*) IFS=/; for i in $o; do case $i in *LISTEN*[0-9]) add ${{i##* }};; esac; done;;",
+        "netstat*) IFS=/; for i in $o; do case $i in *LISTEN*[0-9]{udp_pid}) add ${{i##* }};; esac; done;;",
         r"ss) IFS=,; for i in $o; do case $i in *users:\(\(*) z=0;; esac; case $g in *\") z=$((z+1));",
         '[ $z -gt 8 ] || add "${{i#pid=}}";; esac; g=$i; done;; esac; unset IFS;',
         'f=; for i in $q; do f="$f /proc/$i/status /proc/$i/cgroup"; done;',
@@ -100,19 +106,20 @@ _INNER = " ".join(
         "/proc/sys/kernel/random/boot_id /proc/sys/net/ipv4/ip_local_port_range",
         "/proc/sys/net/ipv4/ip_local_reserved_ports /proc/self/status $f);",
         r'printf "@@%s PROC bytes=%s\n%s\n" "$n" "${{#o}}" "$o";',
-        "case $b in netstat*) if command -v ss >/dev/null 2>&1; then o=$(ss -tne state listening 2>/dev/null); r=$?;",
+        "case $b in netstat*) if command -v ss >/dev/null 2>&1; then",
+        "o=$(ss -t{u}ne state listening{unconnected} 2>/dev/null); r=$?;",
         r'printf "@@%s SSX ended=%s bytes=%s\n%s\n" "$n" "$r" "${{#o}}" "$o"; fi;; esac; exit 40;',
     )
 )
 _OUTER = " ".join(
     (
-        "{nonce} export n;",
+        "{nonce} export n;{udp_export}",
         "j=0; q=; for i in /proc/net/sockstat /proc/net/sockstat6; do [ -r $i ] && while read -r a b c d e f g h; do",
         "case $a in TCP:) j=$((j+c+e+g));; TCP6:) j=$((j+c)); q=$c;; esac; done <$i; done;",
         "t=0; u=-; a=; {{ read -r a </proc/net/tcp; }} 2>/dev/null; case $a in *local_address*) t=1;; esac;",
         # For the header of a table without a socket the kernel walks all of its hash, which takes milliseconds.
         "if [ -e /proc/net/tcp6 ]; then u=0; a=; {{ case $q,$j in 0,[1-9]*) true </proc/net/tcp6 && u=1;;",
-        "*) read -r a </proc/net/tcp6;; esac; }} 2>/dev/null; case $a in *local_address*) u=1;; esac; fi;",
+        "*) read -r a </proc/net/tcp6;; esac; }} 2>/dev/null; case $a in *local_address*) u=1;; esac; fi;{udp_read}",
         '[ "$l" = ss ] && m=$((m/2));',
         'o="netstat ss proc"; if [ $j -gt $m ]; then o="ss netstat proc"; fi;',
         # netstat and proc read these tables
@@ -149,13 +156,36 @@ _OUTER = " ".join(
         "d=-; case $7 in *:*:*) d=${{6}}T$7$8;; esac;",
         "b=; {{ read -r b </proc/1/stat; }} 2>/dev/null; i=-; case $b in *\\)\\ *) b=${{b##*\\) }}; set -- $b;",
         "[ $# -gt 19 ] && shift 19 && i=$1;; esac; b=; {{ read -r b c </proc/uptime; }} 2>/dev/null;",
-        r'printf "\n@@%s BEGIN v=2 bytes=%s tcp=%s tcp6=%s netns=%s pid1=%s tried=%s\n%s\n"',
-        '"$n" "${{#a}}" "$t" "$u" "${{k:--}}" "$i" "${{y:--}}" "$a";',
+        r'printf "\n@@%s BEGIN v=2 bytes=%s tcp=%s tcp6=%s netns=%s pid1=%s{udp_place} tried=%s\n%s\n"',
+        '"$n" "${{#a}}" "$t" "$u" "${{k:--}}" "$i"{udp_told} "${{y:--}}" "$a";',
         r'printf "@@%s END volatile uptime=%s clock=%s sockets=%s\n" "$n" "${{b:--}}" "$d" "$j";',
         '[ -n "$a" ] || exit 3; exit 0',
     )
 )
 _BODY = f"{_PREAMBLE} if [ $# -gt 0 ]; then {_INNER} fi; {_OUTER}"
+
+# What UDP adds to the lines above. The variable D says that it is asked for: a forced command hears that from its
+# client. It is exported for the second shell. The command to a host that is not asked for UDP has none of this.
+_UDP = {
+    "u": "${D:+u}",
+    "unconnected": " ${D:+state unconnected}",
+    # A rule of an earlier version would list TCP alone.
+    "tcp_alone": '[ -z "$D" ] && ',
+    "tcp_row": '"${D:+tcp }"*',
+    # An old ss says nothing of what the tables have, if the kernel refuses its question. Then it lists TCP alone, and
+    # that its rows do not name the protocol tells that UDP is not shown.
+    "udp_of_ss": ' case $D,$o in ,*|*"udp "*) ;; *) case '
+    '$(sed -n "/ 07 /p" /proc/net/udp /proc/net/udp6 2>/dev/null) in '
+    "?*) D=; run ss ss -tnpe state listening;; esac;; esac &&",
+    "udp_tables": ' for i in ${D:+udp udp6}; do [ -r /proc/net/$i ] && t="$t /proc/net/$i"; done;',
+    "udp_rows": "${D:+;/ 07 /p}",
+    "udp_pid": "|*udp*[0-9]",
+    "udp_export": " export D;",
+    "udp_read": " E=; for i in ${D:+udp udp6}; do a=; { read -r a </proc/net/$i; } 2>/dev/null; case $a in "
+    '*local_address*) b=1;; *) b=-; [ -e /proc/net/$i ] && b=0;; esac; E="$E $i=$b"; done;',
+    "udp_place": "%s",
+    "udp_told": ' "$E"',
+}
 
 _FORCED = " ".join(
     (
@@ -166,6 +196,7 @@ _FORCED = " ".join(
         'case $SSH_ORIGINAL_COMMAND in *" l=ss;"*) l=ss;; esac;',
         'case $SSH_ORIGINAL_COMMAND in *" x=netstat;"*) x=netstat;; *" x=ss;"*) x=ss;;',
         '*" x=netstat,ss;"*) x=netstat,ss;; esac;',
+        'D=; case $SSH_ORIGINAL_COMMAND in *" D=udp;"*) D=udp;; esac;',
     )
 )
 
@@ -184,19 +215,21 @@ def command(nonce: str, question: Question | None = None) -> str:
     """
     if not _NONCE.fullmatch(nonce):
         raise ValueError("a nonce is 4 to 64 letters and digits")
-    return _line(f"n={nonce};", question or Question())
+    question = question or Question()
+    return _line(f"n={nonce}; D=udp;" if question.udp else f"n={nonce};", question, udp=question.udp)
 
 
 def script(*, sudo: bool = False) -> str:
     """The probe as a shell script with a nonce of its own, for a forced command; ``sudo`` as of :class:`Question`."""
     return (
-        "#!/bin/sh\n# portmon's probe: lists the listening TCP ports, and does nothing else.\n"
-        f"{_line(_FORCED, Question(sudo=sudo))}\n"
+        "#!/bin/sh\n# portmon's probe: lists the listening TCP ports, and UDP ports if asked, and does nothing else.\n"
+        f"{_line(_FORCED, Question(sudo=sudo), udp=True)}\n"
     )
 
 
-def _line(nonce: str, question: Question) -> str:
+def _line(nonce: str, question: Question, *, udp: bool) -> str:
     body = _BODY.format(
+        **_UDP if udp else dict.fromkeys(_UDP, ""),
         nonce=nonce,
         sudo=int(question.sudo),
         limit=max(1, question.limit),

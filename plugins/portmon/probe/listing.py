@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model import limits
@@ -25,20 +25,27 @@ from portmon.text import counted
 
 COMPARED = 10
 """Sockets of the longer listing from which on it is counted how many the two have in common."""
+WELL_KNOWN = 1024
+"""Of UDP only ports below this are compared: above them clients come and go, hundreds of a resolver's between two
+listings."""
 
+_BOTH = re.compile(rb"^Netid\s", re.MULTILINE)
+"""The header of an ss that was asked for more than one protocol."""
 _ANY_SOCKET = re.compile(rb":\d")
 _VERSION = re.compile(r"iproute2-[\w.-]{1,60}", re.ASCII)
 
 
-def parse_listeners(output: bytes, *, version: str | None = None) -> list[Listener]:
+def parse_listeners(output: bytes, *, version: str | None = None, udp: bool = False) -> list[Listener]:
     """The listening TCP sockets of a listing, in its order.
 
     :param output: stdout, with or without stderr in between, of ``netstat -nltp``, ``ss -ltnpe``, ``ss -tnpe state
         listening`` or ``cat /proc/net/tcp /proc/net/tcp6``
     :param version: of ss, as it says it
+    :param udp: with the UDP sockets that have no peer, of ``netstat -nlutp``, ``ss -tunpe state listening state
+        unconnected`` or these tables and ``/proc/net/udp``, ``udp6``
     :raises NetstatParseError: if it is empty, of an unknown layout, cut, or too long
     """
-    return [socket.listener() for socket in _sockets(output, version)]
+    return [socket.listener() for socket in _sockets(output, version, udp=udp)]
 
 
 def read_frame(output: bytes, nonce: str) -> Listing:
@@ -72,26 +79,45 @@ def listing_of(frame: Frame) -> Listing:
     version = _VERSION.search(fields.get("ver", ""))
     # ``iproute2-6.1.0``, without what a loader or a wrapper printed.
     ss_version = version[0].rstrip(".,") if version else None
-    sockets = _sockets(frame.body, ss_version)
-    _must_be_whole(frame, sockets)
+    asked = frame.version == "2" and "udp" in fields
+    sockets = _sockets(frame.body, ss_version, udp=asked)
+    tcp, udp = _apart(sockets)
+    _must_be_whole(frame, tcp)
+    shows_udp = asked and _shows_udp(frame, udp)
     for socket in sockets:
-        if socket.protocol == "tcp6" and ":" not in socket.address:
+        if socket.protocol.endswith("6") and ":" not in socket.address:
             # net-tools prints IPv4's form of it alone: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
             socket.address = f"::ffff:{socket.address}"
-    by_ss = None if frame.tool == "ss" else _second(frame, sockets)
+    by_ss = None if frame.tool == "ss" else _second(frame, sockets, udp=asked)
     if by_ss is not None:
-        if (differ := _contradiction(sockets, by_ss)) is not None:
+        if (differ := _contradictions(sockets, by_ss)) is not None:
             raise ContradictionError(f"its two listings contradict each other: {differ}")
         complete(sockets, by_ss, processes)
-    kept, beyond = _capped(sockets)
-    listeners = [socket.listener(processes.get(socket.owners[0].pid) if socket.owners else None) for socket in kept]
+    listeners, beyond = _listeners(tcp, processes)
+    listing = dataclasses.replace(listing, listeners=listeners, beyond=beyond)
+    if shows_udp:
+        listeners, beyond = _listeners(udp, processes)
+        listing = dataclasses.replace(listing, udp=listeners, udp_beyond=beyond)
     tried = {tuple(part.split(":", 1)) for part in fields.get("tried", "").split(",")}
     # The limit ends a family of tools, as Question.skip names it.
     hung = tuple(tool for tool in ("netstat", "proc", "ss") if (tool, "limit") in tried)
-    return dataclasses.replace(listing, version=ss_version, listeners=tuple(listeners), hung=hung, beyond=beyond)
+    return dataclasses.replace(listing, version=ss_version, hung=hung)
 
 
-def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
+def _apart(sockets: Sequence[rows.Socket]) -> tuple[list[rows.Socket], list[rows.Socket]]:
+    """The sockets of TCP, and those of UDP."""
+    return [one for one in sockets if not one.is_udp], [one for one in sockets if one.is_udp]
+
+
+def _listeners(
+    sockets: Sequence[rows.Socket], processes: Mapping[int, rows.Process]
+) -> tuple[tuple[Listener, ...], tuple[tuple[int, int], ...]]:
+    """The listeners of a protocol, and the ports that have more of them than are told apart."""
+    kept, beyond = _capped(sockets)
+    return tuple(one.listener(processes.get(one.owners[0].pid) if one.owners else None) for one in kept), beyond
+
+
+def _sockets(output: bytes, version: str | None, *, udp: bool) -> list[rows.Socket]:
     output = output.removeprefix(codecs.BOM_UTF8)
     if not output.strip():
         raise NetstatParseError("there is no output: not even a header says that the tool worked")
@@ -103,14 +129,15 @@ def _sockets(output: bytes, version: str | None) -> list[rows.Socket]:
     for number, line in enumerate(lines):
         found: list[rows.Socket] | None = None
         if netstat.HEADER.match(line) or netstat.ROW.match(line):
-            found = netstat.read(lines, number)
+            found = netstat.read(lines, number, udp=udp)
         elif ss.HEADER.match(line) or ss.ROW.match(line):
-            found = ss.read(output, offset, version=version)
+            found = ss.read(output, offset, version=version, udp=udp)
         elif procfs.HEADER.match(line):
-            found = procfs.read(lines, number)
+            found = procfs.read(lines, number, udp=udp)
         if found is not None:
-            if len(found) > limits.ROWS:
-                raise NetstatParseError(f"{len(found)} listening sockets: a host can't have more than {limits.ROWS}")
+            count = max(map(len, _apart(found)))
+            if count > limits.ROWS:
+                raise NetstatParseError(f"{count} listening sockets: a host can't have more than {limits.ROWS}")
             return found
         offset += len(line) + 1
     first = next(line for line in lines if line.strip())
@@ -127,29 +154,67 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
                 "read: install the script that `portmon probe` prints"
             )
         return
-    four, six = frame.fields.get("tcp", "0"), frame.fields.get("tcp6")
-    if not {four, six or "0"} <= {"0", "1"}:
-        raise ProbeError(f"tcp={four[:20]!r} or tcp6={(six or '')[:20]!r} in the answer is neither 0 nor 1")
+    unread = _unread(frame, "tcp")
     if frame.tool == "ss" and not sockets:
         # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
         raise ProbeError("ss lists nothing at all, which another tool would have to confirm")
-    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"]
     if unread and frame.tool != "ss":
         raise ProbeError(f"/proc/net/{' and '.join(unread)} can't be read there: {frame.tool} may lack sockets")
-    if frame.tool == "proc" and not (
-        procfs.has_table(frame.body, six=False) and (six is None or procfs.has_table(frame.body, six=True))
-    ):
+    if frame.tool == "proc" and not _has_tables(frame, "tcp"):
         raise ProbeError("the header of /proc/net/tcp or tcp6 is missing: that table was not read")
 
 
-def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] | None:
+def _shows_udp(frame: Frame, udp: Sequence[rows.Socket]) -> bool:
+    """Whether an answer that was asked for UDP proves which of its sockets there are.
+
+    If not, it is still evidence of TCP: its tables are read apart.
+    """
+    unread = _unread(frame, "udp")
+    if frame.tool == "ss":
+        # Up to 4.3 it prints no row where the kernel does not answer it. The probe then looks into the tables, and asks
+        # for TCP alone if they have rows.
+        return bool(udp) or (not unread and _BOTH.search(frame.body) is not None)
+    return not unread and (frame.tool != "proc" or _has_tables(frame, "udp"))
+
+
+def _unread(frame: Frame, protocol: str) -> list[str]:
+    """The tables of a protocol in /proc/net that are there and could not be read.
+
+    :raises ProbeError: the answer does not say it as it must
+    """
+    four, six = frame.fields.get(protocol, "0"), frame.fields.get(f"{protocol}6")
+    if not {four, six or "0"} <= {"0", "1"}:
+        said = f"{protocol}={four[:20]!r} or {protocol}6={(six or '')[:20]!r}"
+        raise ProbeError(f"{said} in the answer is neither 0 nor 1")
+    return [name for name, state in ((protocol, four), (f"{protocol}6", six)) if state == "0"]
+
+
+def _has_tables(frame: Frame, protocol: str) -> bool:
+    """Whether a listing from /proc holds the headers of a protocol's tables."""
+    families = [False, True] if f"{protocol}6" in frame.fields else [False]
+    return all(procfs.has_table(frame.body, six=six, udp=protocol == "udp") for six in families)
+
+
+def _second(frame: Frame, sockets: Sequence[rows.Socket], *, udp: bool) -> list[rows.Socket] | None:
     """The sockets in the second listing; None if ss was not asked, or not understood."""
     # Without any socket it is of an ss that the kernel did not answer.
     if frame.ssx is not None and _ANY_SOCKET.search(frame.ssx):
         # An unknown version of ss must not cost the listing: this is only an addition.
         with contextlib.suppress(NetstatParseError):
-            return ss.read(frame.ssx, 0, six=frozenset(one.port for one in sockets if one.address == "::"))
+            six = frozenset((one.is_udp, one.port) for one in sockets if one.address == "::")
+            return ss.read(frame.ssx, 0, six=six, udp=udp)
     return None
+
+
+def _contradictions(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
+    """The first contradiction between the sockets of one protocol."""
+    (tcp, udp), (tcp_of_ss, udp_of_ss) = _apart(by_netstat), _apart(by_ss)
+    well_known, known_to_ss = ([one for one in listed if one.port < WELL_KNOWN] for listed in (udp, udp_of_ss))
+    # With sockets of one protocol alone it is of an ss that the kernel did not answer of the other.
+    if (tcp_of_ss or not udp_of_ss) and (differ := _contradiction(tcp, tcp_of_ss)) is not None:
+        return differ
+    differ = _contradiction(well_known, known_to_ss) if udp_of_ss else None
+    return f"of UDP {differ}" if differ else None
 
 
 def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
@@ -159,7 +224,7 @@ def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socke
     could not be read concerns all of a family, or most of all.
     """
     # Family and port: how an address is printed differs between tools.
-    first, second = ({(one.protocol == "tcp6", one.port) for one in listed} for listed in (by_netstat, by_ss))
+    first, second = ({(one.protocol.endswith("6"), one.port) for one in listed} for listed in (by_netstat, by_ss))
     for six, name in ((False, "IPv4"), (True, "IPv6")):
         ours, theirs = (sum(family == six for family, _ in sockets) for sockets in (first, second))
         if bool(ours) != bool(theirs):

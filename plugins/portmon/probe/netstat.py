@@ -22,8 +22,10 @@ PADDED = OWNER_LIMIT + 1
 
 HEADER = re.compile(rb"Proto\s.*\S")
 ROW = re.compile(rb"(?:tcp|udp|udplite|raw|sctp|icmp|dccp)[46L]*\s+\d+\s+\d+\s+\S")
+_UDP = re.compile(rb"udp[46]?\s")
 _BEGUN = re.compile(rb"t(?:c(?:p6?(?:\s+(?:\d+(?:\s+(?:\d+\s*)?)?)?)?)?)?")
 """The beginning of a row that is cut before its endpoints."""
+_BEGUN_UDP = re.compile(_BEGUN.pattern.replace(b"t(?:c", b"u(?:d", 1))
 _OWNER = re.compile(rb"[ \t](?:(\d{1,10})/|-[ ]*\Z)")
 _TIMERS = frozenset({b"off", b"on", b"keepalive", b"timewait", b"probe"})
 _NOTE_END = re.compile(rb"\)\.?\s*\Z")
@@ -37,10 +39,11 @@ class _Columns(NamedTuple):
     timer: bool
 
 
-def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
+def read(lines: Sequence[bytes], start: int, *, udp: bool = False) -> list[rows.Socket]:
     """The listening sockets of a listing.
 
     :param start: index of its header, or of its first row
+    :param udp: with the UDP sockets that have no peer; rows of UDP are skipped without
     :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
     # Line, socket, and the owner's column as it stands there, with what follows of a name that holds newlines.
@@ -48,7 +51,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
     columns: _Columns | None = None
     # The owner's column of the row before, if its name may go on.
     owner: bytearray | None = None
-    padded = _is_padded(lines, start)
+    padded = _is_padded(lines, start, udp=udp)
     note = False
     others = 0
     for number in range(start, len(lines)):
@@ -61,17 +64,20 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
             if note:
                 raise rows.refused(line, number)
             owner = None
-            if line.startswith(b"tcp"):
+            is_udp = udp and _UDP.match(line) is not None
+            if is_udp or line.startswith(b"tcp"):
                 columns = columns or _shown(line, number)
                 read = _read_row(line, number, columns)
                 if read is None:
-                    others += 1
+                    # A UDP socket with a peer is a client's, or one of a server's sockets for its clients.
+                    others += not is_udp
                 else:
                     owner = read[1]
                     found.append((number, *read))
             continue
         if not padded and owner is not None and _goes_on(owner, line):
-            if _BEGUN.fullmatch(line) and not any(map(bytes.strip, lines[number + 1 :])):
+            begun = _BEGUN.fullmatch(line) or (udp and _BEGUN_UDP.fullmatch(line))
+            if begun and not any(map(bytes.strip, lines[number + 1 :])):
                 # The last line, and a row begins like that: more likely a cut one than the rest of a name.
                 raise rows.refused(line, number)
             owner += b"\n" + line
@@ -87,7 +93,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
         rows.refuse_unless_noise(line, number)
     if note:
         raise NetstatParseError("it ends within a note in parentheses")
-    rows.refuse_others(len(found), others)
+    rows.refuse_others(sum(not socket.is_udp for _, socket, _ in found), others)
     _refuse_cut(lines, [number for number, _, owner in found if owner is None])
     for number, socket, owner in found:
         if owner is not None:
@@ -103,14 +109,15 @@ def _refuse_cut(lines: Sequence[bytes], numbers: Sequence[int]) -> None:
 
     Their last column is the state, which all of them share, or an inode; tools fill it with blanks, or do not.
     """
-    states = {number: lines[number].split(None, 6)[5] for number in numbers}
+    # A UDP socket without a peer has no state.
+    states = {number: lines[number].split(None, 6)[5] for number in numbers if not _UDP.match(lines[number])}
     # In order, what begins with another one follows it.
     cut = {one for one, other in pairwise(sorted({*states.values(), b"LISTEN"})) if other.startswith(one)}
     filled = any(lines[number].endswith(b" ") for number in numbers)
-    for number, state in states.items():
+    for number in numbers:
         line = lines[number]
         # An inode of ten digits fills the column.
-        if state in cut or (filled and not line.endswith(b" ") and not line[-10:].isdigit()):
+        if states.get(number) in cut or (filled and not line.endswith(b" ") and not line[-10:].isdigit()):
             raise rows.refused(line, number)
 
 
@@ -133,6 +140,12 @@ def _shown(row: bytes, number: int) -> _Columns:
 def _split(line: bytes, number: int) -> list[bytes]:
     """The first five fields, and what stands from the state on."""
     fields = line.split(None, 5)
+    if _UDP.match(line) and len(fields) > 4:
+        rest = fields[5] if len(fields) > 5 else b""
+        # The column is blank as a rule: a pid, a dash or a user follows.
+        fields[5:] = [rest if rest[:1] not in b"-0123456789" else b"UNCONN " + rest]
+        if not re.search(rb":(?:\*|\d+)\Z", fields[4]):
+            raise rows.refused(line, number)
     if len(fields) < 6:
         raise rows.refused(line, number)
     return fields
@@ -164,7 +177,9 @@ def _read_row(line: bytes, number: int, columns: _Columns) -> tuple[rows.Socket,
     if not foreign.endswith(b":*"):
         return None
     address, zone, port = rows.endpoint(local, number)
-    family = "tcp6" if protocol == b"tcp6" or ":" in address else "tcp"
+    family = "udp" if protocol.startswith(b"udp") else "tcp"
+    if protocol.endswith(b"6") or ":" in address:
+        family += "6"
     socket = rows.Socket(family, address, zone, port, uid=uid, inode=inode)
     return socket, None if owner is None else bytearray(owner)
 
@@ -186,13 +201,15 @@ def _goes_on(owner: bytearray, line: bytes) -> bool:
     return bool(line.strip()) and owner.rstrip(b" ") != b"-" and len(owner) + 1 + len(line.rstrip(b" ")) <= OWNER_LIMIT
 
 
-def _is_padded(lines: Sequence[bytes], start: int) -> bool:
+def _is_padded(lines: Sequence[bytes], start: int, *, udp: bool) -> bool:
     """Whether the last column is filled with blanks, as net-tools does with rows and header."""
     if not (HEADER.match(lines[start]) and lines[start].endswith(b" ")):
         return False
     for line in lines[start + 1 :]:
         if line.endswith(b" ") and ROW.match(line):
             rest = line.split(None, 5)[-1]
+            if udp and _UDP.match(line):
+                rest = b" " + rest
             match = _OWNER.search(rest)
             if match is not None and len(rest) - match.start() - 1 >= PADDED:
                 return True

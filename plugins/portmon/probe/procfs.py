@@ -1,4 +1,4 @@
-"""The kernel's own tables, /proc/net/tcp and tcp6."""
+"""The kernel's own tables, /proc/net/tcp and tcp6, udp and udp6."""
 
 from __future__ import annotations
 
@@ -12,45 +12,60 @@ from portmon.probe import rows
 HEADER = re.compile(rb"\s*sl\s+local_address\s+rem(?:ote)?_address\s+st\s")
 _TCP6 = re.compile(rb"\s*sl\s+local_address\s+remote_address\s")
 _LISTEN = b"0A"
+_UNCONNECTED = b"07"
+_UDP = b" pointer"
+"""Only the header of a table of UDP sockets names such a column."""
 _FIELDS = 17
 """Of a listening socket: https://www.kernel.org/doc/html/latest/networking/proc_net_tcp.html"""
+_UDP_FIELDS = 12
+"""Of a UDP socket, up to the pointer."""
 
 
-def has_table(output: bytes, *, six: bool) -> bool:
+def has_table(output: bytes, *, six: bool, udp: bool = False) -> bool:
     """Whether the header of a table is there, which proves that the table was read."""
-    headers = [line for line in output.split(b"\n") if HEADER.match(line)]
+    headers = [line for line in output.split(b"\n") if HEADER.match(line) and (_UDP in line) == udp]
     return any((_TCP6.match(line) is not None) == six for line in headers)
 
 
-def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
-    """The listening sockets of one table or both.
+def read(lines: Sequence[bytes], start: int, *, udp: bool = False) -> list[rows.Socket]:
+    """The listening sockets of one table or more.
 
+    :param udp: with the UDP sockets that have no peer
     :raises NetstatParseError: a row is cut or unknown
     """
     found = []
+    is_udp = False
     for number in range(start, len(lines)):
         line = lines[number]
-        if not line.strip() or HEADER.match(line):
+        if not line.strip():
+            continue
+        if HEADER.match(line):
+            is_udp = udp and _UDP in line
             continue
         fields = line.split(None, _FIELDS)
-        if len(fields) < _FIELDS or not fields[0].endswith(b":") or not fields[0][:-1].isdigit():
+        if (
+            len(fields) < (_UDP_FIELDS if is_udp else _FIELDS)
+            or not fields[0].endswith(b":")
+            or not fields[0][:-1].isdigit()
+        ):
             # A socket in time-wait has fewer of them, and none listens there.
-            if len(fields) >= 12 and fields[3] == b"06":
+            if not is_udp and len(fields) >= 12 and fields[3] == b"06":
                 continue
             raise rows.refused(line, number)
-        if fields[3] != _LISTEN:
+        if fields[3] != (_UNCONNECTED if is_udp else _LISTEN):
             continue
         raw, _, port = fields[1].partition(b":")
         try:
-            protocol, address = _address(raw)
+            family, address = _address(raw)
             number_of_port = int(port.decode("ascii"), 16) if len(port) == 4 else 0
-            # The last ones: what is cut there is cut.
-            int(fields[15]), int(fields[16].split(None, 1)[0])
+            if not is_udp:
+                # The last ones: what is cut there is cut.
+                int(fields[15]), int(fields[16].split(None, 1)[0])
         except (ValueError, struct.error):
             raise rows.refused(line, number) from None
         found.append(
             rows.Socket(
-                protocol,
+                ("udp" if is_udp else "tcp") + family,
                 address,
                 None,
                 rows.port(str(number_of_port).encode(), number),
@@ -62,7 +77,7 @@ def read(lines: Sequence[bytes], start: int) -> list[rows.Socket]:
 
 
 def _address(raw: bytes) -> tuple[str, str]:
-    """Protocol and address, as netstat and ss print it, of words of 32 bits in the byte order of the host.
+    """``6`` or nothing, and the address, as netstat and ss print it, of words of 32 bits in the byte order of the host.
 
     A listing does not say which order that is. Little is assumed: x86, ARM, RISC-V and ppc64le are. On a big one
     (s390x) addresses come out reversed; ports and owners are right, they are printed as numbers. Only hosts without
@@ -74,5 +89,5 @@ def _address(raw: bytes) -> tuple[str, str]:
     words = struct.unpack(f"<{len(data) // 4}I", data)
     address = ipaddress.ip_address(struct.pack(f">{len(words)}I", *words))
     if isinstance(address, ipaddress.IPv4Address):
-        return "tcp", str(address)
-    return "tcp6", f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)
+        return "", str(address)
+    return "6", f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)

@@ -34,7 +34,9 @@ class Process:
 
 @dataclass(slots=True)
 class Socket:
-    """The row of one listening socket. Its fields are a :class:`portmon.model.observation.Listener`'s, but for these.
+    """The row of one listening socket, or of a UDP socket without a peer.
+
+    Its fields are a :class:`portmon.model.observation.Listener`'s, but for these.
 
     :param owners: every owner that the row names, also if there is one
     :param cgroup: path of the cgroup that the socket was made in
@@ -50,6 +52,11 @@ class Socket:
     comm: str | None = None
     more_owners: int = 0
     cgroup: str | None = None
+
+    @property
+    def is_udp(self) -> bool:
+        """Whether it is a UDP socket, which has no peer."""
+        return self.protocol.startswith("udp")
 
     def listener(self, process: Process | None = None) -> Listener:
         """The listener: the row, completed by facts about a process.

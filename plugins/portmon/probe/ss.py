@@ -28,7 +28,7 @@ HEADER = re.compile(rb"(?:Netid\s*)?(?:State\s*)?Recv-Q\s*Send-Q\s*Local Address
 _STATES = rb"LISTEN|UNCONN|ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-[12]|TIME-WAIT|CLOSE-WAIT|LAST-ACK|CLOSING|CLOSED?|UNKNOWN"
 # The state may touch the queue behind it, and all other columns each other: iproute2 4.15 to 4.19 leave no blank once a
 # row is wider than 80 columns and the output no terminal.
-ROW = re.compile(rb"(?:(?:tcp|udp|mptcp|sctp|dccp)\s+)?(" + _STATES + rb")(?=[\s\d])")
+ROW = re.compile(rb"(?:(tcp|udp|mptcp|sctp|dccp)\s+)?(" + _STATES + rb")(?=[\s\d])")
 _BLANKS = re.compile(rb"\s*")
 _QUEUES = re.compile(rb"\s*(\d{1,10})\s+(\d{1,10})(?=[\s*\[])\s*")
 # Before a long name of an interface, 4.0 and 4.1 print blanks: ``*    %br-12345678:53``.
@@ -38,6 +38,8 @@ _OWNER = re.compile(rb"\",(?:pid=(\d{1,10}),(?:tid=\d{1,10},)?fd=|(\d{1,10}),)\d
 """The fields behind a name, in new and old versions."""
 _CUT = [[word[:size]] for word in (b"users:((", b"uid:", b"ino:", b"sk:") for size in range(1, len(word) + 1)]
 """What the last of a row's words may be, if it is cut there."""
+_EQUALS = re.compile(rb" (uid|ino|sk)=")
+"""Up to 3.10, of UDP sockets."""
 _ARROW = re.compile(rb" [<-]-[->]")
 _DOTTED = re.compile(rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}[%:]")
 
@@ -54,7 +56,9 @@ _SNAPSHOT_4_14 = 171112
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A listening socket's row; ``shortened`` if ss itself left out processes, and what follows them."""
+    """A listening socket's row; ``shortened`` if ss itself left out processes, and what follows them; ``udp`` of a UDP
+    socket without a peer.
+    """
 
     line: int
     local: bytes
@@ -63,21 +67,29 @@ class _Row:
     fields: dict[bytes, bytes]
     arrow: bool
     shortened: bool
+    udp: bool
 
 
 def read(
-    data: bytes, start: int, *, version: str | None = None, six: frozenset[int] | None = None
+    data: bytes,
+    start: int,
+    *,
+    version: str | None = None,
+    six: frozenset[tuple[bool, int]] | None = None,
+    udp: bool = False,
 ) -> list[rows.Socket]:
     """The listening sockets of a listing.
 
     :param start: offset of its header, or of its first row
     :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
-    :param six: ports on which another listing has every address of IPv6, for rows that nothing else decides
+    :param six: whether UDP, and ports, on which another listing has every address of IPv6, for rows that nothing else
+        decides
+    :param udp: with the UDP sockets that have no peer
     :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
-    listed = list(_rows(data, start))
+    listed = list(_rows(data, start, udp=udp))
     found = [row for row in listed if row is not None]
-    rows.refuse_others(len(found), len(listed))
+    rows.refuse_others(sum(not row.udp for row in found), len(listed) - len(found))
     _refuse_cut(found)
     era = _era(found, data[start : _line_end(data, start)], version)
     # Each row is freed once it is read: a host may print 65,000.
@@ -89,7 +101,7 @@ def read(
 # ── rows ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
+def _rows(data: bytes, start: int, *, udp: bool) -> Iterator[_Row | None]:
     """Rows, in order; None for a socket that does not listen."""
     at, number = start, data.count(b"\n", 0, start)
     queues = _Queues()
@@ -110,13 +122,14 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
             rows.refuse_unless_noise(line, first)
             continue
         begun = True
-        if state is not None and state[1] != b"LISTEN":
+        is_udp = udp and state is not None and state[1] == b"udp" and state[2] == b"UNCONN"
+        if state is not None and state[2] != b"LISTEN" and not is_udp:
             yield None
             continue
         begin = queues.end(line, state.end() if state is not None else 0)
         local = _END.match(line, begin) if begin is not None else None
         peer = _END.match(line, _BLANKS.match(line, local.end()).end()) if local is not None else None  # type: ignore[union-attr]
-        if local is None or peer is None or (peer[1] != b"*" and state is not None):
+        if local is None or peer is None or (peer[1] != b"*" and state is not None and not is_udp):
             raise rows.refused(line, first)
         if peer[1] != b"*":
             yield None
@@ -137,10 +150,12 @@ def _rows(data: bytes, start: int) -> Iterator[_Row | None]:
             tail = data[after:end]
             number += data.count(b"\n", at, end + 1)
             at = end + 1
+        if is_udp:
+            tail = _EQUALS.sub(rb" \1:", tail)
         fields, arrow = _fields(tail)
         if tail.rsplit(None, 1)[-1:] in _CUT:
             raise rows.refused(line, first)
-        yield _Row(first, local[0], peer[0], owners, fields, arrow, shortened)
+        yield _Row(first, local[0], peer[0], owners, fields, arrow, shortened, is_udp)
 
 
 def _line_end(data: bytes, at: int) -> int:
@@ -270,7 +285,13 @@ def _fields(tail: bytes) -> tuple[dict[bytes, bytes], bool]:
 
 
 def _refuse_cut(found: Sequence[_Row]) -> None:
-    """Every row shows the same fields of its socket, in this order: one that lacks some is cut."""
+    """Every row of a protocol shows the same fields of its socket, in this order: one that lacks some is cut."""
+    # Of a protocol that the kernel's sock_diag does not know ss reads the table in /proc, which says less.
+    _refuse_shorter([row for row in found if not row.udp])
+    _refuse_shorter([row for row in found if row.udp])
+
+
+def _refuse_shorter(found: Sequence[_Row]) -> None:
     arrows = any(row.arrow for row in found)
     extended = any(row.fields.keys() & {b"uid", b"ino", b"sk"} for row in found)
     wanted = {b"ino", b"sk"} if extended else set()
@@ -315,20 +336,20 @@ def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
     return _Era.FOUR if any(_DOTTED.match(row.local) for row in found) else _Era.UNKNOWN
 
 
-def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
+def _socket(row: _Row, era: _Era, six: frozenset[tuple[bool, int]] | None) -> rows.Socket:
     address, zone, port = rows.endpoint(row.local.replace(b" ", b""), row.line)
     if address == "*":
         is_six = b"v6only" in row.fields
         if not is_six and era is _Era.UNKNOWN:
             # With -e every socket of IPv6 says v6only:, in each version in which * can be one.
-            is_six = b"sk" not in row.fields if six is None else port in six
+            is_six = b"sk" not in row.fields if six is None else (row.udp, port) in six
         address = "::" if is_six or era is _Era.SIX else "0.0.0.0"  # noqa: S104 - nothing is bound
     owners, more = row.owners
     inode = row.fields.get(b"ino")
     uid = row.fields.get(b"uid")
     cgroup = row.fields.get(b"cgroup", b"")
     return rows.Socket(
-        "tcp6" if ":" in address else "tcp",
+        ("udp" if row.udp else "tcp") + ("6" if ":" in address else ""),
         address,
         zone,
         port,

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -74,11 +74,17 @@ def merge(answers: Sequence[Listing]) -> Listing:
     :param answers: at least one, in the order they came
     """
     first = answers[0]
-    listeners = list(first.listeners)
-    for answer in answers[1:]:
+    shown = [answer.udp for answer in answers if answer.udp is not None]
+    udp = _union(shown) if shown else None
+    return dataclasses.replace(first, listeners=_union(listing.listeners for listing in answers), udp=udp)
+
+
+def _union(answers: Iterable[Sequence[Listener]]) -> tuple[Listener, ...]:
+    listeners: list[Listener] = []
+    for answer in answers:
         seen = set(map(_socket, listeners))
-        listeners += [listener for listener in answer.listeners if _socket(listener) not in seen]
-    return dataclasses.replace(first, listeners=tuple(listeners))
+        listeners += [listener for listener in answer if _socket(listener) not in seen]
+    return tuple(listeners)
 
 
 _socket = attrgetter("protocol", "address", "port", "zone", "unit", "comm", "program")

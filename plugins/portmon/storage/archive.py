@@ -475,7 +475,7 @@ def _damaged(fields: Mapping[str, Any]) -> Observation:
 
 # ── listings as JSON ────────────────────────────────────────────────────────────────────────────
 
-_SELDOM = ("pid1_start", "reserved", "hung", "beyond")
+_SELDOM = ("pid1_start", "reserved", "hung", "beyond", "udp_beyond")
 """Fields of a listing that are left out if they are empty, as they are for most hosts."""
 _PLAIN = tuple(name for name in Listener.__slots__ if name not in ("owners", "more_owners"))
 
@@ -483,10 +483,11 @@ _PLAIN = tuple(name for name in Listener.__slots__ if name not in ("owners", "mo
 def facts_to_json(listing: Listing) -> bytes:
     """A listing as canonical JSON: equal listings give equal bytes."""
     value = {name: getattr(listing, name) for name in Listing.__slots__}
-    # Piece by piece: as values, 65,000 listeners of one host take 50 MiB.
-    listeners = ",".join(as_json(_listener_to_json(listener)) for listener in value.pop("listeners"))
+    listeners, udp = value.pop("listeners"), value.pop("udp")
     pieces = {name: as_json(item) for name, item in value.items() if name not in _SELDOM or item not in (None, ())}
-    pieces["listeners"] = f"[{listeners}]"
+    pieces["listeners"] = _listeners_to_json(listeners)
+    if udp is not None:
+        pieces["udp"] = _listeners_to_json(udp)
     return ("{" + ",".join(f'"{name}":{pieces[name]}' for name in sorted(pieces)) + "}").encode("ascii")
 
 
@@ -505,7 +506,14 @@ def facts_from_json(data: bytes) -> Listing:
         reserved=tuple((low, high) for low, high in value.get("reserved", ())),
         hung=tuple(value.get("hung", ())),
         beyond=tuple((port, count) for port, count in value.get("beyond", ())),
+        udp=tuple(_listener_from_json(item) for item in value["udp"]) if "udp" in value else None,
+        udp_beyond=tuple((port, count) for port, count in value.get("udp_beyond", ())),
     )
+
+
+def _listeners_to_json(listeners: Iterable[Listener]) -> str:
+    # Piece by piece: as values, 65,000 listeners of one host take 50 MiB.
+    return f"[{','.join(as_json(_listener_to_json(listener)) for listener in listeners)}]"
 
 
 def _listener_to_json(listener: Listener) -> dict[str, Any]:
@@ -538,9 +546,10 @@ def _checked(listing: Listing) -> Listing:
     for name, text in (("tool", listing.tool), ("boot_id", listing.boot_id)):
         if text is not None and not (isinstance(text, str) and len(text) <= limits.NAME):
             raise ValueError(f"{name} is {_shown(text)}")
-    if len(listing.listeners) > limits.ROWS:
-        raise ValueError(f"{len(listing.listeners)} sockets listen, more than {limits.ROWS}")
-    for listener in listing.listeners:
+    for listeners in (listing.listeners, listing.udp or ()):
+        if len(listeners) > limits.ROWS:
+            raise ValueError(f"{len(listeners)} sockets listen, more than {limits.ROWS}")
+    for listener in (*listing.listeners, *(listing.udp or ())):
         if not (type(listener.port) is int and 0 <= listener.port < 65536):
             raise ValueError(f"a port is {_shown(listener.port)}")
         if not isinstance(listener.address, str):
