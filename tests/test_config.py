@@ -86,6 +86,13 @@ def test_an_empty_file_is_the_default() -> None:
         ("cmdb:\n  source: {type: nebox}\n", ["portmon.yaml:2: cmdb.source: Input tag 'nebox' found"]),
         ("scan: 3\n", ["portmon.yaml:1: scan: must be a mapping of fields"]),
         ("scan:\n  confirm_after: soon\n", ["portmon.yaml:2: scan.confirm_after: 'soon' is not a duration"]),
+        ("scan:\n  protocols: udp\n", ["portmon.yaml:2: scan.protocols: must be [tcp] or [tcp, udp]"]),
+        ("scan: {protocols: [udp]}\n", ["portmon.yaml:1: scan.protocols: must be [tcp] or [tcp, udp]"]),
+        ("scan: {protocols: [tcp, sctp]}\n", ["portmon.yaml:1: scan.protocols: must be [tcp] or [tcp, udp]"]),
+        (
+            "ssh: {groups: [{name: a, match: {host: '*'}, protocols: [tcp, tcp]}]}\n",
+            ["portmon.yaml:1: ssh.groups[0].protocols: must be [tcp] or [tcp, udp]"],
+        ),
         ("ssh:\n  groups:\n  - name: a\n", ["portmon.yaml:3: ssh.groups[0].match: is missing"]),
         (
             "alerts:\n  channels:\n  - type: webhook\n    endpont: x\n",
@@ -209,6 +216,14 @@ def test_a_group_overrides_what_it_names() -> None:
     settings = ssh_settings(config, group=config.ssh.groups[0])
     assert (settings.user, settings.port, settings.sudo, settings.conn_id) == ("portmon", 2222, True, "ssh_default")
     assert ssh_settings(config, group=None).port == 22
+
+
+def test_protocols_of_a_group() -> None:
+    groups = "groups: [{name: a, match: {host: x}, protocols: [tcp]}, {name: b, match: {host: y}}]"
+    config = parse_config(f"scan: {{protocols: [udp, tcp]}}\nssh: {{{groups}}}\n")
+    found = [ssh_settings(config, group=group).protocols for group in (None, *config.ssh.groups)]
+    assert found == [("tcp", "udp"), ("tcp",), ("tcp", "udp")]
+    assert ssh_settings(Config(), group=None).protocols == ("tcp",)
 
 
 def test_the_schema_takes_the_example_and_refuses_mistakes(tmp_path: Path) -> None:

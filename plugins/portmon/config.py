@@ -20,7 +20,7 @@ from portmon.errors import ConfigError, InvalidConfigError
 from portmon.fields import PositiveDuration, Section, Size, format_duration
 from portmon.inventory.config import Cmdb
 from portmon.scan.config import Scan
-from portmon.ssh.config import Ssh, SshGroup, SshSettings
+from portmon.ssh.config import HostSettings, Ssh, SshGroup, SshSettings
 from portmon.untrusted.boundary import boundary
 from portmon.untrusted.documents import DocumentError, compose_yaml, read_text
 
@@ -272,12 +272,13 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "portmon.yaml"}
 
 
-def ssh_settings(config: Config, *, group: SshGroup | None) -> SshSettings:
-    """Settings in force for the hosts of a group: those that the group names, the rest from `ssh`.
+def ssh_settings(config: Config, *, group: SshGroup | None) -> HostSettings:
+    """Settings in force for the hosts of a group: those that the group names, the rest from `ssh` and `scan`.
 
     :param group: None for hosts that no group matches
     """
     values = {name: getattr(config.ssh, name) for name in SshSettings.model_fields}
     if group is not None:
         values |= {name: getattr(group, name) for name in SshSettings.model_fields if name in group.model_fields_set}
-    return SshSettings.model_construct(**values)
+    protocols = (group.protocols if group is not None else None) or config.scan.protocols
+    return HostSettings.model_construct(**values, protocols=protocols)

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jmespath
 from jmespath.exceptions import JMESPathError
@@ -181,6 +181,14 @@ def _query_value(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else value
 
 
+def _with_tcp(value: object) -> list[str]:
+    found = sorted(map(str, value)) if isinstance(value, list | tuple) else []
+    if found not in (["tcp"], ["tcp", "udp"]):
+        raise ValueError("must be [tcp] or [tcp, udp]: TCP is always listed")
+    return found
+
+
+Protocols = Annotated[tuple[Literal["tcp", "udp"], ...], BeforeValidator(_with_tcp)]
 Text = Annotated[str, AfterValidator(_no_empty)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(one_or_many)]
 Expression = Annotated[str, AfterValidator(_jmespath)]

@@ -10,7 +10,7 @@ import pytest
 from portmon.errors import AnswerError
 from portmon.scan import answer as scan
 from portmon.scan.host import Expected, HostScan
-from portmon.ssh.config import SshSettings
+from portmon.ssh.config import HostSettings
 from portmon.ssh.session import CommandResult
 from tests.worlds.netstat import frame, netstat, ss_of
 
@@ -28,7 +28,7 @@ class Answers:
 
 
 def look(expected: Expected | None = None, **settings: Any) -> HostScan:
-    return HostScan(scan.Recorder("1", "run", 1), "web1", expected or Expected(), SshSettings(**settings))
+    return HostScan(scan.Recorder("1", "run", 1), "web1", expected or Expected(), HostSettings(**settings))
 
 
 AGREES = frame(netstat(80, 81), ssx=ss_of(80, 81))
@@ -68,6 +68,7 @@ def test_how_a_host_is_asked() -> None:
     asked = look(expected, sudo=True, netstat_up_to=7, command_timeout="60s").command("abcd")
     assert parameters(asked) == {"s": "1", "k": "18", "m": "7", "l": "ss", "x": "netstat,ss"}
     assert parameters(look(command_timeout="2s").command("abcd"))["k"] == "1"
+    assert [" D=udp;" in look(**one).command("abcd") for one in ({}, {"protocols": ["tcp", "udp"]})] == [False, True]
 
 
 def test_a_tool_that_hung_is_not_asked_for_the_confirmation() -> None:

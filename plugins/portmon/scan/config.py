@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from portmon.fields import Duration, Section, Text
+from portmon.fields import Duration, Protocols, Section, Text
 
 
 class Scan(Section):
@@ -25,6 +25,12 @@ class Scan(Section):
         "many: the rest is marked with what the sweep saw",
     )
 
+    protocols: Protocols = Field(
+        ("tcp",),
+        description="`[tcp]` or `[tcp, udp]`: whether UDP sockets without a peer are listed too, which so far are kept "
+        "with each answer and make no event; a group in `ssh.groups` may have its own. Forced commands and sudoers "
+        "come first: docs/forced-command.md, docs/security.md",
+    )
     pool: Text | None = Field(
         None, description="Airflow pool for the netstat tasks; it must exist. Default: Airflow's default_pool"
     )

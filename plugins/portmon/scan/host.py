@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from portmon.errors import AnswerError, ContradictionError, ProbeError, ScanError
 from portmon.model.observation import Listing, Observation, Outcome
 from portmon.scan.answer import Answer, Recorder, SettledAnswer, merge, missing
-from portmon.ssh.config import SshSettings
+from portmon.ssh.config import HostSettings
 from portmon.ssh.session import CommandResult, Session
 from portmon.text import plain
 
@@ -55,7 +55,7 @@ class HostScan:
     recorder: Recorder
     shown: str
     expected: Expected
-    settings: SshSettings
+    settings: HostSettings
     settled: SettledAnswer | None = None
     unchanged: bytes | None = None
     answers: list[Answer] = field(default_factory=list)
@@ -75,6 +75,7 @@ class HostScan:
             netstat_up_to=self.settings.netstat_up_to,
             last=self.answers[-1].listing.tool if self.answers else self.expected.tool,
             skip={*self.expected.hung, *hung},
+            udp="udp" in self.settings.protocols,
         )
         return probe.command(nonce, question)
 

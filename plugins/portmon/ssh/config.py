@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from portmon.fields import HostMatch, PortNumber, PositiveDuration, Section, Size, Text
+from portmon.fields import HostMatch, PortNumber, PositiveDuration, Protocols, Section, Size, Text
 
 
 class SshSettings(Section):
@@ -33,11 +33,18 @@ class SshSettings(Section):
     )
 
 
+class HostSettings(SshSettings):
+    """The settings in force for a host."""
+
+    protocols: Protocols = Field(("tcp",), description="what is listed there, see `scan.protocols`")
+
+
 class SshGroup(SshSettings):
     """Hosts with settings of their own. The first group that matches a host counts."""
 
     name: Text = Field(description="shown in logs")
     match: HostMatch = Field(description="which hosts")
+    protocols: Protocols | None = Field(None, description="what is listed there; default: `scan.protocols`")
 
 
 class Ssh(SshSettings):

@@ -25,7 +25,7 @@ from portmon.probe.compare import lost_binds
 from portmon.scan.answer import SettledAnswer
 from portmon.scan.batches import LATEST, HostBatch, deal
 from portmon.scan.host import Expected
-from portmon.ssh.config import SshGroup, SshSettings
+from portmon.ssh.config import HostSettings, SshGroup
 from portmon.steps.run import Run, TaskOf, uncollected
 from portmon.storage import archive, contents, decisions, hosts, inventory, runs
 from portmon.storage.database import Database
@@ -213,7 +213,7 @@ def group_of(host: Host, config: Config) -> SshGroup | None:
     return next((group for group in config.ssh.groups if matches_host(group.match, host)), None)
 
 
-def settings_of(config: Config, group: str | None) -> SshSettings:
+def settings_of(config: Config, group: str | None) -> HostSettings:
     """How the hosts of a group are asked; None for hosts that no group matches.
 
     :raises RunError: there is no such group any more

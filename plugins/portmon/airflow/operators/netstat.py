@@ -20,7 +20,7 @@ from portmon.model.host import Host
 from portmon.model.observation import Observation
 from portmon.scan.answer import Recorder, table, to_xcom
 from portmon.scan.host import HostScan, Stopwatch, ports_text
-from portmon.ssh.config import SshSettings
+from portmon.ssh.config import HostSettings
 from portmon.steps.run import run_of
 from portmon.text import counted, plain
 
@@ -195,7 +195,8 @@ class NetstatOperator(StateMixin, SSHOperator):
         assert result is not None  # noqa: S101 - for the type checker: there is an answer
         asked = f"{found.tool} answered as uid {found.uid}{f' through {plain(found.via)}' if found.via else ''}"
         count, size = len(found.listeners), len(result.stdout)
-        log.info("%s after %.2f s: %d listening sockets, %d bytes", asked, result.seconds, count, size)
+        udp = "" if found.udp is None else f" and {len(found.udp)} of UDP"
+        log.info("%s after %.2f s: %d listening sockets%s, %d bytes", asked, result.seconds, count, udp, size)
 
     def _log_what_is_not_shown(self, scan: HostScan) -> None:
         listing = scan.answers[0].listing
@@ -207,6 +208,11 @@ class NetstatOperator(StateMixin, SSHOperator):
             text = "%d of %d sockets show no program: uid %d may not see other users' processes"
             log.info(text, nameless, count, listing.uid)
             log.info("What to do: %s", advice)
+        if "udp" in self._ssh.protocols and listing.udp is None:
+            log.warning(
+                "UDP was asked for and is not shown: the forced command there is of an earlier version "
+                "(docs/forced-command.md), or /proc/net/udp can't be read"
+            )
         if listing.hung:
             text = "Did not end within their limit there: %s. They are not tried on this host for a day"
             log.warning(text, ", ".join(listing.hung))
@@ -258,7 +264,7 @@ class NetstatOperator(StateMixin, SSHOperator):
         return settings.config()
 
     @cached_property
-    def _ssh(self) -> SshSettings:
+    def _ssh(self) -> HostSettings:
         from portmon.steps.plan import settings_of
 
         return settings_of(self._config, self.host.get("group"))
