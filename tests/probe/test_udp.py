@@ -178,11 +178,51 @@ def test_a_listing_without_l_says_so() -> None:
         parse_listeners(f"{HEADER}{row}\n{udp_row(53)}\n".encode(), udp=True)
 
 
+def test_a_listing_without_l_of_ss_says_so() -> None:
+    raw = f"{ss_both(53, tcp=())}\ntcp ESTAB 0 0 10.0.0.1:22 10.0.0.2:5 ino:5 sk:1 <->\n"
+    with pytest.raises(NetstatParseError, match=r"1 connections and no listening socket: .* -l"):
+        parse_listeners(raw.encode(), udp=True)
+
+
+def test_clients_of_udp_are_no_connections_of_tcp() -> None:
+    """toybox lists them with -l."""
+    client = udp_row(40001, foreign="127.0.0.1:53").replace("  7/app", "7/app").replace(" 7/app", " ESTABLISHED 7/app")
+    raw = f"{HEADER}{client}\n{udp_row(53)}\n"
+    assert [one.port for one in parse_listeners(raw.encode(), udp=True)] == [53]
+    assert parse_listeners(f"{HEADER}{client}\n".encode(), udp=True) == []
+
+
+@pytest.mark.parametrize("name", ["a\n(b", "\n", "x\nudp", "x\nudp6 ", "a\nudp 0 0 "])
+def test_a_name_with_newlines_hides_no_other_row(name: str) -> None:
+    rows = [udp_row(53, f"7/{name}"), udp_row(54, "8/b"), udp_row(55, f"9/{name}")]
+    found = parse_listeners((HEADER + "\n".join(rows) + "\n").encode(), udp=True)
+    assert [(one.port, one.pid, one.program) for one in found] == [
+        (53, 7, name.rstrip(" ")),
+        (54, 8, "b"),
+        (55, 9, name.rstrip(" ")),
+    ]
+
+
+def test_a_cut_in_the_column_that_is_filled_with_blanks() -> None:
+    whole = f"{HEADER}{udp_row(53, '7/a')}\n{udp_row(54, '8/bcd')}".encode()
+    assert len(parse_listeners(whole, udp=True)) == 2
+    with pytest.raises(NetstatParseError, match="is cut in its last column"):
+        parse_listeners(whole.rstrip(b" ")[:-1], udp=True)
+
+
+@pytest.mark.parametrize("cut", [b"u", b"udp", b"udp6  ", b"udp        0", b"udp        0      0 "])
+def test_a_cut_row_is_no_part_of_the_name_before_it(cut: bytes) -> None:
+    raw = b"\n".join([HEADER.rstrip("\n ").encode(), udp_row(53).rstrip(" ").encode(), cut])
+    with pytest.raises(NetstatParseError, match="cut or unknown row"):
+        parse_listeners(raw, udp=True)
+
+
 addresses = st.one_of(
     st.ip_addresses(v=4).map(str),
     st.ip_addresses(v=6).filter(lambda one: not one.ipv4_mapped).map(str),  # type: ignore[union-attr]
 )
-names = st.text(st.characters(codec="utf-8", exclude_characters="\0\n"), max_size=5).map(lambda name: name.rstrip(" "))
+# No more bytes than the shortest column has.
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0\n"), max_size=3).map(lambda name: name.rstrip(" "))
 sockets = st.lists(
     st.tuples(st.booleans(), addresses, st.integers(1, 65535), st.integers(1, 9999), names, st.booleans()), max_size=8
 )
@@ -357,6 +397,15 @@ def test_one_address_and_port_of_both_protocols() -> None:
     assert found == [("tcp", 80, "a.service"), ("udp", 70080, "u.service")]
 
 
+def test_what_a_star_means_is_told_by_the_same_protocol() -> None:
+    """Where nothing else in the listing of ss does."""
+    body = "\n".join([netstat(80), udp_row(80, address="::")])
+    rows = ["tcp LISTEN 0 128 *:80 *:* ino:5 sk:1 <->", "udp UNCONN 0 0 *:80 *:* ino:6 sk:1 <->"]
+    second = "\n".join(["Netid State Recv-Q Send-Q Local Address:Port Peer Address:Port", *rows])
+    seen = probe.read_frame(frame(body, ssx=second, **ASKED), "n0n0")
+    assert [(one.protocol, one.inode) for one in (*seen.listeners, *(seen.udp or ()))] == [("tcp", 5), ("udp6", 6)]
+
+
 def test_workers_of_one_port_may_not_be_told_apart() -> None:
     own = "\n".join([netstat(80), udp_row(4433, "7/a"), udp_row(4433, "8/b")])
     proc = "/proc/self/status:Uid:\t0\t0\t0\t0\n/proc/7/status:Name:\ta\n/proc/8/status:Name:\tb"
@@ -370,6 +419,13 @@ def test_more_sockets_of_a_port_than_are_told_apart() -> None:
     assert (len(seen.listeners), seen.beyond) == (1, ())
     assert (len(seen.udp or ()), seen.udp_beyond) == (OWNERS, ((80, 300 - OWNERS),))
     assert facts_from_json(facts_to_json(seen)) == seen
+
+
+def test_no_more_sockets_of_a_protocol_than_a_host_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portmon.model.limits.ROWS", 2)
+    assert len(parse_listeners(both(53, 54, tcp=(80, 81)).encode(), udp=True)) == 4
+    with pytest.raises(NetstatParseError, match="3 listening sockets: a host can't have more than 2"):
+        parse_listeners(both(53, 54, 55).encode(), udp=True)
 
 
 def test_every_cut_of_a_frame_is_refused() -> None:
@@ -389,6 +445,8 @@ def test_two_answers_show_what_either_shows() -> None:
     assert ports(merge([none, second]).udp) == [53, 68]
     assert ports(merge([none, none]).udp) is None
     assert merge([first]) == first
+    empty = probe.read_frame(frame(netstat(80), **ASKED), "n0n0")
+    assert ports(merge([empty, none]).udp) == []
 
 
 # ── the command, run for real ───────────────────────────────────────────────────────────────────
@@ -498,6 +556,21 @@ def test_an_ss_that_says_nothing_of_udp(tmp_path: Path, held: tuple[int, int]) -
     assert own.pid == os.getpid()
     # Beside netstat, which reads the tables, it is not needed.
     must_show(host.ask(BOTH), held)
+
+
+def test_an_ss_that_says_nothing_of_tcp(tmp_path: Path, held: tuple[int, int]) -> None:
+    seen = Host(tmp_path, {"ss": '/usr/bin/ss "$@" | sed /^tcp/d'}).ask(Question(udp=True, skip=("netstat",)))
+    assert seen.tool == "proc"
+    must_show(seen, held)
+
+
+def test_processes_that_hold_nothing_but_udp_are_looked_at(tmp_path: Path) -> None:
+    rows = [udp_row(53, "90003/wrk 1/4"), udp_row(54, "90004//usr/bin/x"), udp_row(55, "-"), udp_row(56, "90005/a")]
+    (tmp_path / "listing").write_text("\n".join([netstat(), *rows]) + "\n")
+    grep = f'printf "%s\\n" "$@" >{tmp_path}/asked; exec /usr/bin/grep "$@"'
+    Host(tmp_path, {"netstat": f"cat {tmp_path}/listing", "ss": "true", "grep": grep}).run(BOTH)
+    pids = set(re.findall(r"/proc/(\d+)/status", (tmp_path / "asked").read_text()))
+    assert {"90003", "90004", "90005"} <= pids <= {"90003", "90004", "90005", "1"}
 
 
 def test_which_lines_sudo_is_asked_for(tmp_path: Path, held: tuple[int, int]) -> None:
