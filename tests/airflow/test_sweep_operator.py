@@ -157,6 +157,27 @@ def test_the_log_says_how_far_a_long_batch_is(
     assert [re.sub(r"after \d+ s", "after", line) for line in told] == [f"{n} of 3 after, 0 failed" for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize(("asked", "shown"), [(True, False), (True, True), (False, False)])
+def test_the_log_names_hosts_that_do_not_show_udp(
+    scene: Scene,
+    server: PythonServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asked: bool,
+    shown: bool,
+) -> None:
+    if asked:
+        scene.config["scan"]["protocols"] = ["tcp", "udp"]
+    if not shown:
+        monkeypatch.setattr("portmon.probe.listing._shows_udp", lambda *_: False)
+    scene.sweep([at(server.port, number) for number in range(22)])
+    told = [line for line in caplog.messages if line.startswith("UDP was asked for and is not shown")]
+    assert len(told) == (asked and not shown)
+    if told:
+        assert (len(re.findall(r"web\d+", told[0])), told[0][-11:]) == (20, " and 2 more")
+    assert [" D=udp;" in command for command in server.commands] == [asked] * 22
+
+
 def test_settings_are_read_once_for_all_hosts(
     scene: Scene, server: PythonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,22 @@ def test_how_a_host_is_asked() -> None:
     assert [" D=udp;" in look(**one).command("abcd") for one in ({}, {"protocols": ["tcp", "udp"]})] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("protocols", "fields", "lacks"),
+    [
+        (["tcp"], {}, False),
+        (["tcp", "udp"], {}, True),
+        (["tcp", "udp"], {"udp": "1", "udp6": "1"}, False),
+        (["tcp", "udp"], {"udp": "0", "udp6": "1"}, True),
+    ],
+)
+def test_whether_udp_is_shown_where_it_is_asked_for(protocols: list[str], fields: dict[str, str], lacks: bool) -> None:
+    one = look(protocols=protocols)
+    assert not one.lacks_udp
+    one.ask(Answers(frame(netstat(80), **fields)))  # type: ignore[arg-type]
+    assert one.lacks_udp == lacks
+
+
 def test_a_tool_that_hung_is_not_asked_for_the_confirmation() -> None:
     hung = frame(ss_of(80), tool="ss", tried=",netstat:limit")
     answers, one = Answers(hung, hung), look(Expected(ports=[80, 81]))

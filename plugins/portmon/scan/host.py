@@ -109,6 +109,12 @@ class HostScan:
         self.still = self.expected.missing(both)
 
     @property
+    def lacks_udp(self) -> bool:
+        """Whether UDP was asked for and the first answer does not show it."""
+        asked = "udp" in self.settings.protocols
+        return asked and bool(self.answers) and self.answers[0].listing.udp is None
+
+    @property
     def back(self) -> list[int]:
         """The ports that the first answer lacked and the second one had."""
         return sorted(set(self.gone) - set(self.still))

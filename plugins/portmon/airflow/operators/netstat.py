@@ -208,7 +208,7 @@ class NetstatOperator(StateMixin, SSHOperator):
             text = "%d of %d sockets show no program: uid %d may not see other users' processes"
             log.info(text, nameless, count, listing.uid)
             log.info("What to do: %s", advice)
-        if "udp" in self._ssh.protocols and listing.udp is None:
+        if scan.lacks_udp:
             log.warning(
                 "UDP was asked for and is not shown: the forced command there is of an earlier version "
                 "(docs/forced-command.md), or /proc/net/udp can't be read"

@@ -37,6 +37,8 @@ STORE_EVERY = 1.0
 """… and seconds after which those that are there are stored: what a crash loses is asked for again."""
 PROGRESS = 30.0
 """Seconds after which the log says how far the batch is."""
+SHOWN_WITHOUT_UDP = 20
+"""Hosts that the log names."""
 
 
 class SweepOperator(StateMixin, BaseOperator):
@@ -250,6 +252,7 @@ class _Report:
     hosts: int
     ok: int = 0
     failed: int = 0
+    without_udp: list[str] = field(default_factory=list)
     _watch: Stopwatch = field(default_factory=Stopwatch)
     _told_at: float = 0.0
 
@@ -263,6 +266,8 @@ class _Report:
             log.warning("%s (%s)%s", told, observation.error_class, again)
         else:
             self.ok += 1
+            if scan.lacks_udp:
+                self.without_udp.append(scan.shown)
             if scan.gone:
                 parts = [f"missing in both answers: {ports_text(scan.still)}"] if scan.still else []
                 parts += [f"back in the second answer: {ports_text(scan.back)}"] if scan.back else []
@@ -281,5 +286,13 @@ class _Report:
         rate = (self.ok + self.failed) / max(seconds, 0.001)
         text = "Done after %.1f s, %.1f hosts/s: %d gave evidence, %d failed"
         log.info(text, seconds, rate, self.ok, self.failed)
+        if self.without_udp:
+            shown = ", ".join(self.without_udp[:SHOWN_WITHOUT_UDP])
+            more = len(self.without_udp) - SHOWN_WITHOUT_UDP
+            log.warning(
+                "UDP was asked for and is not shown (docs/forced-command.md) by %s%s",
+                shown,
+                f" and {more} more" if more > 0 else "",
+            )
         if untried:
             log.warning("Not asked, since the time of this task is over: %s", counted(untried, "host"))
