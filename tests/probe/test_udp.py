@@ -558,6 +558,16 @@ def test_an_ss_that_says_nothing_of_udp(tmp_path: Path, held: tuple[int, int]) -
     must_show(host.ask(BOTH), held)
 
 
+def test_an_ss_that_reads_the_tables_of_udp(tmp_path: Path, held: tuple[int, int]) -> None:
+    """Newer ones do, where the kernel's sock_diag does not know UDP. Their rows of UDP say less than those of TCP."""
+    tables = "PROC_NET_UDP=/proc/net/udp PROC_NET_UDP6=/proc/net/udp6"
+    host = Host(tmp_path, {"ss": f'{tables} exec /usr/bin/ss "$@"'})
+    for question in (BOTH, Question(udp=True, skip=("netstat",))):
+        output, nonce = host.run(question)
+        assert re.search(rb"\nudp .* sk:", output) is None
+        must_show(probe.read_frame(output, nonce), held)
+
+
 def test_an_ss_that_says_nothing_of_tcp(tmp_path: Path, held: tuple[int, int]) -> None:
     seen = Host(tmp_path, {"ss": '/usr/bin/ss "$@" | sed /^tcp/d'}).ask(Question(udp=True, skip=("netstat",)))
     assert seen.tool == "proc"
