@@ -1,4 +1,4 @@
-"""What a visit costs the host: portmon's probe, and that of the version before, in turns.
+"""What a visit costs the host: portmon's probe, the same where UDP is asked for, and the version before, in turns.
 
 Each host is made in namespaces of its own, holds sockets of its own, and is looked at by root and by a user who may
 see no process of others. No SSH is in these figures.

@@ -6,6 +6,7 @@ host, and processes have consecutive numbers. Needs root.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -52,10 +53,10 @@ class Cost:
 
 
 def main() -> None:
-    """Print a list with a round's costs each: user, probe (``old``, ``new``), what of :class:`Cost`, median.
+    """Print a list with a round's costs each: user, probe (``old``, ``new``, ``udp``), what of :class:`Cost`, median.
 
-    The first argument is a JSON object: ``services`` and ``sockets`` of the host, ``rounds``, and ``looks`` of each
-    probe and user in a round.
+    ``udp`` is the new probe that is asked for UDP as well. The first argument is a JSON object: ``services`` and
+    ``sockets`` of the host, ``rounds``, and ``looks`` of each probe and user in a round.
     """
     order = json.loads(sys.argv[1])
     ports = PORTS[: order["services"]]
@@ -77,13 +78,14 @@ def main() -> None:
 
 
 def _listen(folder: Path, ports: range) -> None:
-    """A process for each port, each with a name of its own; they end with their namespace."""
+    """A process for each port, TCP's and UDP's, each with a name of its own; they end with their namespace."""
     sleep = shutil.which("sleep") or "/bin/sleep"
     for port in ports:
         program = folder / f"service-{port}"
         program.symlink_to(sleep)
-        with socket.create_server(("0.0.0.0", port)) as held:
-            subprocess.Popen([program, "infinity"], pass_fds=[held.fileno()])
+        with socket.create_server(("0.0.0.0", port)) as held, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            udp.bind(held.getsockname())
+            subprocess.Popen([program, "infinity"], pass_fds=[held.fileno(), udp.fileno()])
 
 
 def _connect(address: str, count: int) -> None:
@@ -135,23 +137,29 @@ def _as_user(uid: int, work: Callable[[int], Any]) -> Any:
 
 
 def _round(looks: int, question: probe.Question, ports: range, *, tool: str, uid: int) -> dict[str, dict[str, float]]:
-    """Both probes in turns, and the median of each.
+    """The probes in turns, and the median of each.
 
     :param tool: that the new one has to ask
     :raises BenchError: a look did not see what is there
     """
     old = OLD.read_text().strip()
-    costs: dict[str, list[Cost]] = {"old": [], "new": []}
+    costs: dict[str, list[Cost]] = {"old": [], "new": [], "udp": []}
     for _ in range(looks):
         nonce = probe.new_nonce()
-        for name, command in (("old", old.replace("NONCE", nonce)), ("new", probe.command(nonce, question))):
+        commands = {
+            "old": old.replace("NONCE", nonce),
+            "new": probe.command(nonce, question),
+            "udp": probe.command(nonce, dataclasses.replace(question, udp=True)),
+        }
+        for name, command in commands.items():
             cost, answer = _look(command)
             costs[name].append(cost)
             seen = probe.read_frame(answer, nonce)
             wanted = {(port, f"service-{port}" if uid == 0 else None) for port in ports}
-            if seen.tool != (tool if name == "new" else "netstat-W") or wanted != {
-                (one.port, one.comm) for one in seen.listeners
-            }:
+            shown = [{(one.port, one.comm) for one in seen.listeners}]
+            if name == "udp":
+                shown.append({(one.port, one.comm) for one in seen.udp or ()})
+            if seen.tool != ("netstat-W" if name == "old" else tool) or any(one != wanted for one in shown):
                 raise BenchError(f"the {name} probe did not see what is there: {answer[:2000]!r}")
     return {
         name: {field.name: statistics.median(getattr(cost, field.name) for cost in of) for field in fields(Cost)}

@@ -138,7 +138,7 @@ LABELS = {
         f"{setting}_{user}_{which}_{what}": f"{host}, {whose}, {what_said}, {which_said}"
         for what, what_said in (("cpu_ms", "CPU"), ("forks", "processes"), ("bytes", "answer"))
         for (setting, host), (user, whose), (which, which_said) in product(
-            _PROBED.items(), _LOOKED_AS.items(), (("new", "portmon"), ("old", "version before"))
+            _PROBED.items(), _LOOKED_AS.items(), (("new", "portmon"), ("udp", "with UDP"), ("old", "version before"))
         )
     },
     "page": {
@@ -232,9 +232,13 @@ RATIOS = (
     *(
         Ratio(
             "probe",
-            f"CPU of the probe / of the version before, {host}, {whose}",
-            f"{setting}_{user}_new_cpu_ms",
-            f"{setting}_{user}_old_cpu_ms",
+            f"CPU of {what}, {host}, {whose}",
+            f"{setting}_{user}_{over}_cpu_ms",
+            f"{setting}_{user}_{under}_cpu_ms",
+        )
+        for what, over, under in (
+            ("the probe / of the version before", "new", "old"),
+            ("the probe with UDP / with TCP alone", "udp", "new"),
         )
         for (setting, host), (user, whose) in product(_PROBED.items(), _LOOKED_AS.items())
     ),

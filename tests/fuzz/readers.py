@@ -138,6 +138,8 @@ def _frame(mutator: Mutator, _: Path) -> Case:
             fields["tool"] = b"ss"
         if chance.random() < 0.5:
             fields |= {"udp": b"1", "udp6": b"1"}
+            tables = (FIXTURES / "netstat" / "udp" / "grep.root.txt").read_bytes().rstrip(b"\n")
+            proc += b"\n" + (mutator.broken(tables, processes()) if chance.random() < 0.5 else tables)
         if chance.random() < 0.3:
             name = chance.choice(sorted(fields))
             fields[name] = mutator.broken(fields[name], (b"ss:limit,netstat:139", b"iproute2-6.1.0", b"sudo"))

@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from portmon import probe
 from portmon.errors import ContradictionError, NetstatParseError, ProbeError
 from portmon.model.limits import OWNERS
 from portmon.model.observation import Listener, Listing
-from portmon.probe import Question
+from portmon.probe import Question, procfs, ss
 from portmon.probe.listing import parse_listeners
 from portmon.scan.answer import merge
 from portmon.storage.archive import facts_from_json, facts_to_json
 from tests.probe.test_frame import SHELLS
 from tests.probe.test_tools import PATH, Host
-from tests.worlds.netstat import HEADER, frame, netstat, ss_of
+from tests.worlds.netstat import HEADER, frame, netstat, script, ss_of
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "netstat" / "udp"
 """What tools printed of the sockets in ``truth.json``, made in namespaces of their own. Besides there were a UDP socket
@@ -38,8 +38,18 @@ BOTH = Question(udp=True, limit=5)
 
 def read(path: Path) -> list[Listener]:
     version = re.match(r"ss-([\d.]+)\.t", path.name)
+    if path.stem == "grep.root":
+        return [one.listener() for one in procfs.read_named(path.read_bytes())[1]]
+    if path.stem.endswith(".une"):
+        return [one.listener() for one in ss.read(path.read_bytes(), 0, udp_alone=True)]
     # The old ones say the date of their release.
     return parse_listeners(path.read_bytes(), version=f"iproute2-{version[1]}" if version else None, udp=True)
+
+
+def told_by(path: Path) -> list[dict[str, Any]]:
+    """The sockets that a listing has to show."""
+    alone = path.stem == "grep.root" or path.stem.endswith(".une")
+    return [one for one in TRUTH if not alone or one["protocol"].startswith("udp")]
 
 
 def as_told(one: dict[str, Any], name: str) -> tuple[object, ...]:
@@ -50,7 +60,7 @@ def as_told(one: dict[str, Any], name: str) -> tuple[object, ...]:
     elif name in ("netstat.root", "toybox.root") and ":" in address:
         # Cut to the width of its column.
         address = address[: 22 - len(str(one["port"]))]
-    if tool == "proc" or name.endswith((".nop", ".user", ".tune")) or one["pid"] is None:
+    if tool in ("proc", "grep") or name.endswith((".nop", ".user", ".tune", ".une")) or one["pid"] is None:
         return one["protocol"], address, one["port"], None, None
     program = one["comm"] if tool == "ss" else one["argv0"]
     if tool in ("busybox", "toybox") or program.startswith("/"):
@@ -62,20 +72,20 @@ def as_told(one: dict[str, Any], name: str) -> tuple[object, ...]:
 
 
 def test_there_are_listings() -> None:
-    assert len(LISTINGS) == 31
+    assert len(LISTINGS) == 36
     assert len(TRUTH) == 16
 
 
 @pytest.mark.parametrize("path", LISTINGS, ids=lambda path: path.stem)
 def test_every_tool_says_the_same(path: Path) -> None:
     found = [(one.protocol, one.address, one.port, one.pid, one.program) for one in read(path)]
-    assert sorted(found, key=str) == sorted((as_told(one, path.stem) for one in TRUTH), key=str)
+    assert sorted(found, key=str) == sorted((as_told(one, path.stem) for one in told_by(path)), key=str)
 
 
 @pytest.mark.parametrize("path", LISTINGS, ids=lambda path: path.stem)
 def test_what_a_tool_says_besides(path: Path) -> None:
     for one in read(path):
-        if path.stem.startswith(("ss", "proc", "netstat-ee")):
+        if path.stem.startswith(("ss", "proc", "grep", "netstat-ee")):
             assert one.inode
             assert one.uid == (12345 if one.port in (1123, 65000) else 0)
         if path.stem.startswith("ss") and one.port in (67, 546):
@@ -122,6 +132,15 @@ def both(*ports: int, tcp: tuple[int, ...] = (80,), six: bool = False) -> str:
     return "\n".join([netstat(*tcp), *(udp_row(port, address=address) for port in ports)])
 
 
+def named(*ports: int, six: bool = False, headers: Sequence[str] = ("udp", "udp6")) -> str:
+    """What the probe's grep prints of the tables, beside the user."""
+    lines = ["/proc/self/status:Uid:\t0\t0\t0\t0", *(f"/proc/net/{name}:   sl  local_address" for name in headers)]
+    name, address = ("udp6", "0" * 32) if six else ("udp", "0" * 8)
+    fields = "07 00000000:00000000 00:00000000 00000000     9        0"
+    lines += [f"/proc/net/{name}: 12: {address}:{port:04X} {address}:0000 {fields} {port + 70000}" for port in ports]
+    return "\n".join(lines)
+
+
 def ss_both(*ports: int, tcp: tuple[int, ...] = (80,), six: bool = False) -> str:
     """A listing of ss."""
     address = "[::]" if six else "0.0.0.0"
@@ -136,7 +155,7 @@ def ss_both(*ports: int, tcp: tuple[int, ...] = (80,), six: bool = False) -> str
 WHOLE = [
     path for path in LISTINGS if path.stem in ("netstat-W.root", "netstat-W.user", "netstat-ee.root", "busybox.nop")
 ]
-WHOLE += [path for path in LISTINGS if path.stem.startswith(("ss-3.2.0", "ss-4.11", "ss-4.19.0", "ss-7"))]
+WHOLE += [path for path in LISTINGS if path.stem.startswith(("ss-3.2.0", "ss-4.11", "ss-4.19.0", "ss-7.1.0.t"))]
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
@@ -206,8 +225,9 @@ def test_a_name_with_newlines_hides_no_other_row(name: str) -> None:
 def test_a_cut_in_the_column_that_is_filled_with_blanks() -> None:
     whole = f"{HEADER}{udp_row(53, '7/a')}\n{udp_row(54, '8/bcd')}".encode()
     assert len(parse_listeners(whole, udp=True)) == 2
-    with pytest.raises(NetstatParseError, match="is cut in its last column"):
-        parse_listeners(whole.rstrip(b" ")[:-1], udp=True)
+    for size in range(1, 20):
+        with pytest.raises(NetstatParseError, match=r"is cut in its last column|cut or unknown row"):
+            parse_listeners(whole[:-size], udp=True)
 
 
 @pytest.mark.parametrize("cut", [b"u", b"udp", b"udp6  ", b"udp        0", b"udp        0      0 "])
@@ -284,13 +304,21 @@ def ports(found: tuple[Listener, ...] | None) -> list[int] | None:
 
 
 def test_a_frame_with_udp() -> None:
-    seen = probe.read_frame(frame(both(53, 67), ssx=ss_both(53, 67), **ASKED), "n0n0")
+    seen = probe.read_frame(frame(both(53, 67), ssx=ss_of(80), proc=named(53, 67), **ASKED), "n0n0")
     assert (ports(seen.listeners), ports(seen.udp)) == ([80], [53, 67])
-    assert [(one.unit, one.inode, one.uid) for one in seen.udp or ()] == [
-        ("u.service", 70053, 9),
-        ("u.service", 70067, 9),
-    ]
+    assert [(one.pid, one.inode, one.uid) for one in seen.udp or ()] == [(7, 70053, 9), (7, 70067, 9)]
     assert facts_from_json(facts_to_json(seen)) == seen
+
+
+def test_a_frame_with_udp_of_ss() -> None:
+    """For root it is in the listing, for others in one beside it."""
+    alone = "\n".join(row.removeprefix("udp UNCONN ") for row in ss_both(53, 67, tcp=()).split("\n"))
+    whole = frame(ss_both(53, 67), tool="ss", **ASKED)
+    for output in (whole, frame(ss_of(80), tool="ss", ssx=alone.removeprefix("Netid State "), **ASKED)):
+        seen = probe.read_frame(output, "n0n0")
+        assert (ports(seen.listeners), ports(seen.udp)) == ([80], [53, 67])
+        assert {(one.unit, one.uid) for one in seen.udp or ()} == {("u.service", 9)}
+        assert [one.inode for one in seen.udp or ()] == [70053, 70067]
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -310,81 +338,80 @@ def test_what_was_not_asked_for_udp_says_nothing_of_it(version: int) -> None:
 
 
 def test_no_udp_socket_is_not_the_same_as_udp_not_shown() -> None:
-    seen = probe.read_frame(frame(netstat(80), **ASKED), "n0n0")
+    seen = probe.read_frame(frame(netstat(80), proc=named(), **ASKED), "n0n0")
     assert seen.udp == ()
     assert facts_from_json(facts_to_json(seen)).udp == ()
 
 
 PROC = (FOLDER / "proc.root.txt").read_text()
 PROC_TCP = "\n".join(PROC.split("\n")[: next(i for i, line in enumerate(PROC.split("\n")) if "pointer" in line)])
-PROC_UDP4 = PROC[: PROC.rindex("  sl  ")].rstrip("\n")
 
 
 @pytest.mark.parametrize(
-    ("tool", "body", "fields", "is_shown"),
+    ("tool", "body", "tables", "fields", "wanted"),
     [
-        ("netstat-W", both(53), {"udp": "1", "udp6": "-"}, True),
-        ("netstat-W", both(53), {"udp": "1", "udp6": "0"}, False),
-        ("netstat-W", both(53), {"udp": "0", "udp6": "1"}, False),
-        ("ss", ss_both(53), {"udp": "0", "udp6": "0"}, True),
-        ("ss", ss_both(), ASKED, True),
-        ("ss", ss_both(), {"udp": "0", "udp6": "1"}, False),
-        # what the probe asks for if the tables have rows and ss says nothing of them
-        ("ss", ss_of(80), ASKED, False),
-        ("proc", PROC, ASKED, True),
-        ("proc", PROC_TCP, ASKED, False),
-        ("proc", PROC_UDP4, ASKED, False),
-        ("proc", PROC_UDP4, {"udp": "1", "udp6": "-"}, True),
+        ("netstat-W", both(53), named(53), ASKED, [53]),
+        ("netstat-W", both(53), named(53, headers=["udp"]), {"udp": "1", "udp6": "-"}, [53]),
+        ("netstat-W", both(53), named(53, headers=["udp"]), ASKED, None),
+        ("netstat-W", both(53), named(headers=["udp6"]), ASKED, None),
+        ("netstat", both(53), named(headers=[]), ASKED, None),
+        # what ss shows is enough
+        ("ss", ss_both(53), named(headers=[]), ASKED, [53]),
+        ("ss", ss_both(), named(54), ASKED, [54]),
+        ("ss", ss_both(), named(), ASKED, []),
+        ("ss", ss_both(), named(headers=["udp"]), ASKED, None),
+        ("ss", ss_of(80), named(54), ASKED, [54]),
+        ("ss", ss_of(80), named(headers=[]), ASKED, None),
+        ("proc", PROC_TCP, named(54), ASKED, [54]),
+        ("proc", PROC_TCP, named(headers=["udp6"]), ASKED, None),
     ],
 )
-def test_what_does_not_prove_which_udp_sockets_there_are(
-    tool: str, body: str, fields: dict[str, str], is_shown: bool
+def test_what_proves_which_udp_sockets_there_are(
+    tool: str, body: str, tables: str, fields: dict[str, str], wanted: list[int] | None
 ) -> None:
-    """It is evidence of TCP all the same."""
-    seen = probe.read_frame(frame(body, tool=tool, **fields), "n0n0")
+    """An answer that does not is evidence of TCP all the same."""
+    seen = probe.read_frame(frame(body, tool=tool, proc=tables, **fields), "n0n0")
     assert seen.listeners
-    assert (seen.udp is not None) == is_shown
+    assert ports(seen.udp) == wanted
+
+
+@pytest.mark.parametrize("ssx", ["of another layout", "Recv-Q Send-Q Local Address:Port Peer Address:Port\n0 0 cut"])
+def test_a_list_of_udp_that_is_not_understood_costs_no_listing(ssx: str) -> None:
+    for tables, wanted in ((named(54), [54]), (named(headers=[]), None)):
+        seen = probe.read_frame(frame(ss_of(80), tool="ss", ssx=ssx, proc=tables, **ASKED), "n0n0")
+        assert (ports(seen.listeners), ports(seen.udp)) == ([80], wanted)
+
+
+def test_a_cut_row_of_a_table_is_refused() -> None:
+    whole = named(54)
+    for size in range(1, 30):
+        with pytest.raises(NetstatParseError, match=r"cut or unknown row|no inode"):
+            probe.read_frame(frame(both(54), proc=whole[:-size].rstrip("0123456789 "), **ASKED), "n0n0")
 
 
 def test_udp_does_not_stand_for_tcp() -> None:
     with pytest.raises(ProbeError, match="lists nothing at all"):
         probe.read_frame(frame(ss_both(53, tcp=()), tool="ss", **ASKED), "n0n0")
-    with pytest.raises(ProbeError, match="is missing"):
-        probe.read_frame(frame(PROC[PROC.index("   sl") :], tool="proc", **ASKED), "n0n0")
-
-
-@pytest.mark.parametrize("value", ["2", "-1", "01", "yes", "1" * 1000])
-@pytest.mark.parametrize("name", ["udp", "udp6"])
-def test_whether_a_table_was_read_is_told_by_0_or_1(name: str, value: str) -> None:
-    with pytest.raises(ProbeError, match="is neither 0 nor 1"):
-        probe.read_frame(frame(both(53), **ASKED | {name: value}), "n0n0")
 
 
 @pytest.mark.parametrize(
-    ("listing", "second", "gross"),
+    ("listing", "tables", "gross"),
     [
-        (both(53, 67), ss_both(53, 67), False),
+        (both(53, 67), named(53, 67), False),
         # a table that netstat could not read
-        (both(), ss_both(53), True),
-        (both(53), ss_both(53, six=True), True),
-        # an ss that the kernel did not answer, wholly or of one protocol
-        (both(53), ss_both(), False),
-        (both(53), ss_of(80), False),
-        (both(53), ss_both(53, tcp=()), False),
-        (both(53), ss_both(53, tcp=(81,)), False),
-        # the protocols are compared apart
-        (both(*range(1, 21)), ss_both(*range(1, 10)), True),
-        (both(*range(1, 21)), ss_both(*range(1, 12)), False),
-        (both(53, tcp=tuple(range(1, 21))), ss_both(53, tcp=tuple(range(1, 10))), True),
+        (both(), named(53), True),
+        (both(53), named(53, six=True), True),
+        (both(*range(1, 21)), named(*range(1, 10)), True),
+        (both(*range(1, 21)), named(*range(1, 12)), False),
         # a resolver asks from other ports each time
-        (both(53, *range(20_000, 20_200)), ss_both(53, *range(30_000, 30_200)), False),
-        (both(53), "\n".join([ss_both(53), ss_both(40_000, six=True).split("\n")[-1]]), False),
+        (both(53, *range(20_000, 20_200)), named(53, *range(30_000, 30_200)), False),
+        (both(53), "\n".join([named(53), named(40_000, six=True).split("\n")[-1]]), False),
     ],
 )
-def test_contradictions_by_protocol(listing: str, second: str, gross: bool) -> None:
-    output = frame(listing, ssx=second, **ASKED)
+def test_contradictions_of_udp(listing: str, tables: str, gross: bool) -> None:
+    output = frame(listing, ssx=ss_of(80), proc=tables, **ASKED)
     if gross:
-        with pytest.raises(ContradictionError, match="contradict each other"):
+        with pytest.raises(ContradictionError, match="of UDP contradict each other"):
             probe.read_frame(output, "n0n0")
     else:
         assert ports(probe.read_frame(output, "n0n0").udp) is not None
@@ -392,30 +419,21 @@ def test_contradictions_by_protocol(listing: str, second: str, gross: bool) -> N
 
 def test_one_address_and_port_of_both_protocols() -> None:
     """Neither has the inode, the user or the unit of the other one."""
-    seen = probe.read_frame(frame(both(80), ssx=ss_both(80), **ASKED), "n0n0")
+    seen = probe.read_frame(frame(both(80), ssx=ss_of(80), proc=named(80), **ASKED), "n0n0")
     found = [(one.protocol, one.inode, one.unit) for one in (*seen.listeners, *(seen.udp or ()))]
-    assert found == [("tcp", 80, "a.service"), ("udp", 70080, "u.service")]
-
-
-def test_what_a_star_means_is_told_by_the_same_protocol() -> None:
-    """Where nothing else in the listing of ss does."""
-    body = "\n".join([netstat(80), udp_row(80, address="::")])
-    rows = ["tcp LISTEN 0 128 *:80 *:* ino:5 sk:1 <->", "udp UNCONN 0 0 *:80 *:* ino:6 sk:1 <->"]
-    second = "\n".join(["Netid State Recv-Q Send-Q Local Address:Port Peer Address:Port", *rows])
-    seen = probe.read_frame(frame(body, ssx=second, **ASKED), "n0n0")
-    assert [(one.protocol, one.inode) for one in (*seen.listeners, *(seen.udp or ()))] == [("tcp", 5), ("udp6", 6)]
+    assert found == [("tcp", 80, "a.service"), ("udp", 70080, None)]
 
 
 def test_workers_of_one_port_may_not_be_told_apart() -> None:
     own = "\n".join([netstat(80), udp_row(4433, "7/a"), udp_row(4433, "8/b")])
-    proc = "/proc/self/status:Uid:\t0\t0\t0\t0\n/proc/7/status:Name:\ta\n/proc/8/status:Name:\tb"
-    seen = probe.read_frame(frame(own, ssx=ss_both(4433, 4433), proc=proc, **ASKED), "n0n0")
+    proc = f"{named(4433, 4433)}\n/proc/7/status:Name:\ta\n/proc/8/status:Name:\tb"
+    seen = probe.read_frame(frame(own, proc=proc, **ASKED), "n0n0")
     assert [(one.comm, one.inode, one.uid) for one in seen.udp or ()] == [("a", None, 9), ("b", None, 9)]
 
 
 def test_more_sockets_of_a_port_than_are_told_apart() -> None:
     rows = [udp_row(80, address=f"10.0.{i // 250}.{i % 250}") for i in range(300)]
-    seen = probe.read_frame(frame("\n".join([netstat(80), *rows]), **ASKED), "n0n0")
+    seen = probe.read_frame(frame("\n".join([netstat(80), *rows]), proc=named(80), **ASKED), "n0n0")
     assert (len(seen.listeners), seen.beyond) == (1, ())
     assert (len(seen.udp or ()), seen.udp_beyond) == (OWNERS, ((80, 300 - OWNERS),))
     assert facts_from_json(facts_to_json(seen)) == seen
@@ -429,7 +447,7 @@ def test_no_more_sockets_of_a_protocol_than_a_host_can_have(monkeypatch: pytest.
 
 
 def test_every_cut_of_a_frame_is_refused() -> None:
-    whole = frame(both(53, 54), ssx=ss_both(53, 54), **ASKED)
+    whole = frame(both(53, 54), ssx=ss_of(80), proc=named(53, 54), **ASKED)
     probe.read_frame(whole, "n0n0")
     for size in range(1, len(whole)):
         with pytest.raises(ProbeError):
@@ -438,14 +456,14 @@ def test_every_cut_of_a_frame_is_refused() -> None:
 
 def test_two_answers_show_what_either_shows() -> None:
     first, second, none = (
-        probe.read_frame(frame(both(*own), **fields), "n0n0")
+        probe.read_frame(frame(both(*own), proc=named(*own), **fields), "n0n0")
         for own, fields in (((53, 67), ASKED), ((53, 68), ASKED), ((), {}))
     )
     assert ports(merge([first, second]).udp) == [53, 67, 68]
     assert ports(merge([none, second]).udp) == [53, 68]
     assert ports(merge([none, none]).udp) is None
     assert merge([first]) == first
-    empty = probe.read_frame(frame(netstat(80), **ASKED), "n0n0")
+    empty = probe.read_frame(frame(netstat(80), proc=named(), **ASKED), "n0n0")
     assert ports(merge([empty, none]).udp) == []
 
 
@@ -548,24 +566,49 @@ def test_a_forced_command_goes_by_what_the_client_asks_for(tmp_path: Path, held:
 
 
 def test_an_ss_that_says_nothing_of_udp(tmp_path: Path, held: tuple[int, int]) -> None:
-    """Old ones, where the kernel refuses their question of UDP: then TCP is listed, with its owners."""
+    """Old ones, where the kernel refuses their question of UDP: then its tables are read."""
     host = Host(tmp_path, {"ss": '/usr/bin/ss "$@" | sed /^udp/d'})
     seen = host.ask(Question(udp=True, skip=("netstat",)))
-    assert (seen.tool, seen.udp) == ("ss", None)
-    (own,) = (one for one in seen.listeners if one.port == held[0])
-    assert own.pid == os.getpid()
-    # Beside netstat, which reads the tables, it is not needed.
-    must_show(host.ask(BOTH), held)
+    assert seen.tool == "ss"
+    assert [one.pid for one in seen.listeners if one.port == held[0]] == [os.getpid()]
+    assert [(one.pid, one.uid) for one in seen.udp or () if one.port == held[1]] == [(None, os.getuid())]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.parametrize("hides", ["", "cgroup", "rows"])
+def test_what_another_user_sees_of_udp(tmp_path: Path, held: tuple[int, int], hides: str) -> None:
+    """ss with cgroups lists UDP apart; else the tables are read."""
+    change = {"": "", "cgroup": "s/ cgroup:[^ ]*//", "rows": "2,$d"}[hides]
+    only = "-une" if hides == "rows" else "-[tu]*"
+    script(
+        tmp_path / "ss",
+        f'#!/bin/sh\ncase $1 in {only}) /usr/bin/ss "$@" | sed \'{change}\';; *) exec /usr/bin/ss "$@";; esac\n',
+    )
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    command = probe.command("abcd", Question(udp=True, skip=("netstat",)))
+    env = {"PATH": f"{tmp_path}:{PATH}"}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, env=env, user=65534)
+    seen = probe.read_frame(done.stdout, "abcd")
+    must_show_to_another(seen, held)
+    assert (b" SSX " in done.stdout, b"/proc/net/udp:" in done.stdout) == (hides != "cgroup", hides != "")
+
+
+def must_show_to_another(seen: Listing, held: tuple[int, int]) -> None:
+    assert held[0] in {one.port for one in seen.listeners}
+    (udp,) = (one for one in seen.udp or () if one.port == held[1])
+    assert (udp.protocol, udp.address, udp.uid, udp.pid) == ("udp", "127.0.0.1", 0, None)
+    assert udp.inode
 
 
 def test_an_ss_that_reads_the_tables_of_udp(tmp_path: Path, held: tuple[int, int]) -> None:
     """Newer ones do, where the kernel's sock_diag does not know UDP. Their rows of UDP say less than those of TCP."""
     tables = "PROC_NET_UDP=/proc/net/udp PROC_NET_UDP6=/proc/net/udp6"
     host = Host(tmp_path, {"ss": f'{tables} exec /usr/bin/ss "$@"'})
-    for question in (BOTH, Question(udp=True, skip=("netstat",))):
-        output, nonce = host.run(question)
-        assert re.search(rb"\nudp .* sk:", output) is None
-        must_show(probe.read_frame(output, nonce), held)
+    output, nonce = host.run(Question(udp=True, skip=("netstat",)))
+    assert re.search(rb"\nudp .* sk:", output) is None
+    must_show(probe.read_frame(output, nonce), held)
 
 
 def test_an_ss_that_says_nothing_of_tcp(tmp_path: Path, held: tuple[int, int]) -> None:
@@ -600,13 +643,17 @@ def test_which_lines_sudo_is_asked_for(tmp_path: Path, held: tuple[int, int]) ->
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
 def test_how_many_processes_a_look_costs(tmp_path: Path, held: tuple[int, int]) -> None:
-    """No more than without UDP."""
+    """No more than without UDP; and one less where ss is not asked for its version."""
     trace = tmp_path / "trace"
     way = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "signal=none", "-o", str(trace)]
-    counts = []
-    for udp in (False, True):
-        for skip in ((), ("netstat",), ("netstat", "ss")):
-            command = probe.command("abcd1234", Question(udp=udp, skip=skip))
-            subprocess.run([*way, "sh", "-c", command], capture_output=True, check=True, env={"PATH": PATH})
-            counts.append(len({line.split()[0] for line in trace.read_text(errors="replace").splitlines()}))
-    assert counts[3:] == counts[:3]
+    users = ["", "setpriv --reuid=65534 --clear-groups"] if os.geteuid() == 0 else [""]
+    for user in users:
+        counts = []
+        for udp in (False, True):
+            for skip in ((), ("netstat",), ("netstat", "ss")):
+                command = probe.command("abcd1234", Question(udp=udp, skip=skip))
+                words = [*way, *user.split(), "sh", "-c", command]
+                subprocess.run(words, capture_output=True, check=True, env={"PATH": PATH})
+                counts.append(len({line.split()[0] for line in trace.read_text(errors="replace").splitlines()}))
+        less = user == users[0] and os.geteuid() == 0
+        assert counts[3:] == [counts[0], counts[1] - less, counts[2]]

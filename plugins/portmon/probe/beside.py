@@ -22,11 +22,11 @@ def complete(sockets: Iterable[Socket], by_ss: Iterable[Socket], processes: Mapp
     :param processes: facts about the owners, by pid
     """
     # netstat prints no interface.
-    places: dict[tuple[bool, str, int], _Group] = defaultdict(lambda: ([], []))
+    places: dict[tuple[str, int], _Group] = defaultdict(lambda: ([], []))
     for socket in sockets:
-        places[socket.is_udp, socket.address, socket.port][0].append(socket)
+        places[socket.address, socket.port][0].append(socket)
     for row in by_ss:
-        places[row.is_udp, row.address, row.port][1].append(row)
+        places[row.address, row.port][1].append(row)
     for place in places.values():
         for own, found in _groups(place, processes):
             _add(own, found, processes)

@@ -17,10 +17,14 @@ turn. The output of the second shell is the payload of the frame (:mod:`portmon.
 ``tcp`` and ``tcp6`` tell whether the kernel's tables could be read: ``1`` for a table whose header came, and for a
 ``tcp6`` that opens and of which the kernel counts no socket; ``0`` for an unreadable table, ``-`` for an absent one, as
 in a kernel without IPv6. ``ended`` is the exit status as the shell says it; ``tried`` names the tools that failed
-before: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. Where UDP is asked for, the tools list
-both protocols at once, and ``udp=1 udp6=1`` follows ``pid1``; an answer without these is one about TCP alone, as of a
-forced command of earlier versions. The lengths are those of the shell's
-``${#…}``: bytes, or characters in a shell that knows no bytes.
+before: ``netstat-W:139`` was killed by a signal, ``netstat:limit`` by the limit. The lengths are those of the
+shell's ``${#…}``: bytes, or characters in a shell that knows no bytes.
+
+Where UDP is asked for, ``udp=1 udp6=1`` follows ``pid1``; an answer without these is one about TCP alone, as of a
+forced command of earlier versions. PROC then holds the rows of ``/proc/net/udp`` and ``udp6`` that have no peer, which
+costs least: if ss is asked for unconnected sockets of both protocols, the kernel walks its hash of TCP's connections.
+netstat lists UDP as well and names the programs. So does ss for root, who pays most for a second look at the files of
+all processes. Others get the cgroups of UDP sockets from SSX (``ss -une state unconnected``), if this ss shows any.
 
 Without privileges, a host with netstat and ss starts six processes besides the login shell: the limit, the second
 shell, netstat, grep, ss and ls.
@@ -78,23 +82,23 @@ _INNER = " ".join(
         'run() {{ b=$1; shift; if [ -n "$w" ]; then sudo -n -l "$@" >/dev/null 2>&1 || return 1;',
         'o=$(sudo -n "$@" 2>/dev/null); else o=$("$@" 2>/dev/null); fi; r=$?;',
         'if [ "$r" -lt 124 ]; then case $o in *"$h"*) return 0;; esac; fi; y=$y,$b:$r; return 1; }};',
-        "v=; case $1 in",
+        "v=;{privileged} case $1 in",
         # toybox cuts a row with -W and -p within the pid
         'netstat) run netstat-W netstat -nl{u}tpW && case $o in *"Program Name"*) y=,netstat-W:cut; false;; esac ||',
         "run netstat netstat -nl{u}tp;;",
         # sudoers may name the line that earlier versions ran. An old ss that the kernel does not answer prints its
         # header alone: then the next tool is asked.
-        "ss) {{ run ss ss -t{u}npe state listening{unconnected} ||",
+        "ss) {{ run ss ss -t{u_ss}npe state listening{unconnected} ||",
         '{{ [ -n "$w" ] && {tcp_alone}run ss ss -ltnpe; }}; }} &&',
-        "case $o in *{tcp_row}:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&{udp_of_ss}",
-        "for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done;;",
-        '*) h=local_address; t=/proc/net/tcp; [ -r /proc/net/tcp6 ] && t="$t /proc/net/tcp6";{udp_tables}',
-        'run proc sed -n "/local_address/p;/ 0A /p{udp_rows}" $t;; esac;',
+        "case $o in *{tcp_row}:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&",
+        "{unless_new}for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done{end_unless};;",
+        '*) h=local_address; t=/proc/net/tcp; [ -r /proc/net/tcp6 ] && t="$t /proc/net/tcp6";',
+        'run proc sed -n "/local_address/p;/ 0A /p" $t;; esac;',
         r'case $o in *"$h"*) [ "$r" -lt 124 ];; *) false;; esac || {{ printf %s "$y"; exit 41; }};',
         r'printf "@@%s LIST tool=%s ended=%s via=%s bytes=%s ver=%s\n%s\n"',
         '"$n" "$b" "$r" "${{w:--}}" "${{#o}}" "${{v:--}}" "$o";',
         # the pids: of netstat what stands before a slash, of ss what follows a name
-        "q=; c=0; g=; z=0;",
+        "{udp_of_ss}q=; c=0; g=; z=0;",
         'add() {{ case $1 in ""|*[[:space:][:alpha:][:punct:]]*) return;; esac;',
         'case " $q " in *" $1 "*) return;; esac; c=$((c+1)); [ $c -gt 500 ] || q="$q $1"; }};',
         "case $b in",
@@ -102,12 +106,12 @@ _INNER = " ".join(
         r"ss) IFS=,; for i in $o; do case $i in *users:\(\(*) z=0;; esac; case $g in *\") z=$((z+1));",
         '[ $z -gt 8 ] || add "${{i#pid=}}";; esac; g=$i; done;; esac; unset IFS;',
         'f=; for i in $q; do f="$f /proc/$i/status /proc/$i/cgroup"; done;',
-        'o=$(grep -sE "^(Name|Uid):|^0::|:name=systemd:|^[0-9a-f]{{8}}-|^[0-9]+[[:blank:]]|^[0-9]+[-,0-9]*$"',
+        'o=$(grep -s{only}E "{facts}"',
         "/proc/sys/kernel/random/boot_id /proc/sys/net/ipv4/ip_local_port_range",
-        "/proc/sys/net/ipv4/ip_local_reserved_ports /proc/self/status $f);",
+        "/proc/sys/net/ipv4/ip_local_reserved_ports /proc/self/status{tables} $f);",
         r'printf "@@%s PROC bytes=%s\n%s\n" "$n" "${{#o}}" "$o";',
-        "case $b in netstat*) if command -v ss >/dev/null 2>&1; then",
-        "o=$(ss -t{u}ne state listening{unconnected} 2>/dev/null); r=$?;",
+        "{udp_second}case $b in netstat*) if command -v ss >/dev/null 2>&1; then",
+        "o=$(ss -tne state listening 2>/dev/null); r=$?;",
         r'printf "@@%s SSX ended=%s bytes=%s\n%s\n" "$n" "$r" "${{#o}}" "$o"; fi;; esac; exit 40;',
     )
 )
@@ -164,25 +168,42 @@ _OUTER = " ".join(
 )
 _BODY = f"{_PREAMBLE} if [ $# -gt 0 ]; then {_INNER} fi; {_OUTER}"
 
-# What UDP adds to the lines above. The variable D says that it is asked for: a forced command hears that from its
-# client. It is exported for the second shell. The command to a host that is not asked for UDP has none of this.
+_ALONE = dict.fromkeys(
+    (
+        *("u", "u_ss", "unconnected", "privileged", "tcp_alone", "tcp_row", "unless_new", "end_unless", "udp_pid"),
+        *("only", "tables", "udp_of_ss", "udp_second", "udp_export", "udp_read", "udp_place", "udp_told"),
+    ),
+    "",
+) | {"facts": "^(Name|Uid):|^0::|:name=systemd:|^[0-9a-f]{8}-|^[0-9]+[[:blank:]]|^[0-9]+[-,0-9]*$"}
+"""The command to a host that is not asked for UDP has nothing of it."""
 _UDP = {
+    # The variable D says that UDP is asked for: a forced command hears that from its client. It is exported for the
+    # second shell.
     "u": "${D:+u}",
-    "unconnected": " ${D:+state unconnected}",
+    # B: and that one ss is asked for both.
+    "privileged": ' B=$D; [ -n "$w" ] || [ -r /proc/1/environ ] || B=;',
+    "u_ss": "${B:+u}",
+    "unconnected": " ${B:+state unconnected}",
     # A rule of an earlier version would list TCP alone.
-    "tcp_alone": '[ -z "$D" ] && ',
-    "tcp_row": '"${D:+tcp }"*',
-    # An old ss says nothing of what the tables have, if the kernel refuses its question. Then it lists TCP alone, and
-    # that its rows do not name the protocol tells that UDP is not shown.
-    "udp_of_ss": ' case $D,$o in ,*|*"udp "*) ;; *) case '
-    '$(sed -n "/ 07 /p" /proc/net/udp /proc/net/udp6 2>/dev/null) in '
-    "?*) D=; run ss ss -tnpe state listening;; esac;; esac &&",
-    "udp_tables": ' for i in ${D:+udp udp6}; do [ -r /proc/net/$i ] && t="$t /proc/net/$i"; done;',
-    "udp_rows": "${D:+;/ 07 /p}",
+    "tcp_alone": '[ -z "$B" ] && ',
+    "tcp_row": '"${B:+tcp }"*',
+    # An ss that shows cgroups needs no version to be understood. That pays for its list of UDP.
+    "unless_new": 'case $D$o in udp*" cgroup:/"*) ;; *) ',
+    "end_unless": ";; esac",
     "udp_pid": "|*udp*[0-9]",
+    # Of UDP's rows up to the inode: what follows changes all the time. A header proves that a table was read.
+    "only": "${D:+o}",
+    "facts": "^(Name|Uid):.*|^0::.*|:name=systemd:.*|^[0-9a-f]{8}-.*|^[0-9]+[[:blank:]].*|^[0-9]+[-,0-9]*$"
+    "|^ *[0-9]+: [0-9A-F:]+ 0+:0000 07 [0-9A-F:]+ [0-9A-F:]+ [0-9A-F]+ +[0-9]+ +[0-9]+ [0-9]+"
+    "|^ *sl +local_address",
+    "tables": " $T",
+    # Neither is needed if ss shows what it says.
+    "udp_of_ss": 'T=; U=; [ -n "$D" ] && T="/proc/net/udp /proc/net/udp6"; case $D$b,$B$v in '
+    "udpss,) U=$(ss -une state unconnected 2>/dev/null); e=$?; case $U in *:[0-9]*) T=;; esac;; "
+    "udpss,*) case $o in *udp*UNCONN*) T=;; esac;; esac; ",
+    "udp_second": r'case $U in ?*) printf "@@%s SSX ended=%s bytes=%s\n%s\n" "$n" "$e" "${#U}" "$U";; esac; ',
     "udp_export": " export D;",
-    "udp_read": " E=; for i in ${D:+udp udp6}; do a=; { read -r a </proc/net/$i; } 2>/dev/null; case $a in "
-    '*local_address*) b=1;; *) b=-; [ -e /proc/net/$i ] && b=0;; esac; E="$E $i=$b"; done;',
+    "udp_read": ' E=; for i in ${D:+udp udp6}; do b=-; [ -e /proc/net/$i ] && b=1; E="$E $i=$b"; done;',
     "udp_place": "%s",
     "udp_told": ' "$E"',
 }
@@ -229,7 +250,7 @@ def script(*, sudo: bool = False) -> str:
 
 def _line(nonce: str, question: Question, *, udp: bool) -> str:
     body = _BODY.format(
-        **_UDP if udp else dict.fromkeys(_UDP, ""),
+        **_UDP if udp else _ALONE,
         nonce=nonce,
         sudo=int(question.sudo),
         limit=max(1, question.limit),

@@ -29,8 +29,6 @@ WELL_KNOWN = 1024
 """Of UDP only ports below this are compared: above them clients come and go, hundreds of a resolver's between two
 listings."""
 
-_BOTH = re.compile(rb"^Netid\s", re.MULTILINE)
-"""The header of an ss that was asked for more than one protocol."""
 _ANY_SOCKET = re.compile(rb":\d")
 _VERSION = re.compile(r"iproute2-[\w.-]{1,60}", re.ASCII)
 
@@ -83,20 +81,19 @@ def listing_of(frame: Frame) -> Listing:
     sockets = _sockets(frame.body, ss_version, udp=asked)
     tcp, udp = _apart(sockets)
     _must_be_whole(frame, tcp)
-    shows_udp = asked and _shows_udp(frame, udp)
     for socket in sockets:
         if socket.protocol.endswith("6") and ":" not in socket.address:
             # net-tools prints IPv4's form of it alone: https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5.2
             socket.address = f"::ffff:{socket.address}"
-    by_ss = None if frame.tool == "ss" else _second(frame, sockets, udp=asked)
+    by_ss = None if frame.tool == "ss" else _second(frame, tcp)
     if by_ss is not None:
-        if (differ := _contradictions(sockets, by_ss)) is not None:
+        if (differ := _contradiction(tcp, by_ss)) is not None:
             raise ContradictionError(f"its two listings contradict each other: {differ}")
-        complete(sockets, by_ss, processes)
+        complete(tcp, by_ss, processes)
     listeners, beyond = _listeners(tcp, processes)
     listing = dataclasses.replace(listing, listeners=listeners, beyond=beyond)
-    if shows_udp:
-        listeners, beyond = _listeners(udp, processes)
+    if asked and (shown := _udp(frame, udp, processes)) is not None:
+        listeners, beyond = _listeners(shown, processes)
         listing = dataclasses.replace(listing, udp=listeners, udp_beyond=beyond)
     tried = {tuple(part.split(":", 1)) for part in fields.get("tried", "").split(",")}
     # The limit ends a family of tools, as Question.skip names it.
@@ -135,13 +132,17 @@ def _sockets(output: bytes, version: str | None, *, udp: bool) -> list[rows.Sock
         elif procfs.HEADER.match(line):
             found = procfs.read(lines, number, udp=udp)
         if found is not None:
-            count = max(map(len, _apart(found)))
-            if count > limits.ROWS:
-                raise NetstatParseError(f"{count} listening sockets: a host can't have more than {limits.ROWS}")
+            for own in _apart(found):
+                _must_be_possible(own)
             return found
         offset += len(line) + 1
     first = next(line for line in lines if line.strip())
     raise NetstatParseError(f"no listing of netstat, ss or /proc/net/tcp; it begins {rows.text(first)[:100]!r}")
+
+
+def _must_be_possible(sockets: Sequence[rows.Socket]) -> None:
+    if len(sockets) > limits.ROWS:
+        raise NetstatParseError(f"{len(sockets)} listening sockets: a host can't have more than {limits.ROWS}")
 
 
 def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
@@ -154,84 +155,75 @@ def _must_be_whole(frame: Frame, sockets: Sequence[rows.Socket]) -> None:
                 "read: install the script that `portmon probe` prints"
             )
         return
-    unread = _unread(frame, "tcp")
+    four, six = frame.fields.get("tcp", "0"), frame.fields.get("tcp6")
+    if not {four, six or "0"} <= {"0", "1"}:
+        raise ProbeError(f"tcp={four[:20]!r} or tcp6={(six or '')[:20]!r} in the answer is neither 0 nor 1")
     if frame.tool == "ss" and not sockets:
         # Up to 4.3 it prints its header alone, and ends with 0, where the kernel does not answer it.
         raise ProbeError("ss lists nothing at all, which another tool would have to confirm")
+    unread = [name for name, state in (("tcp", four), ("tcp6", six)) if state == "0"]
     if unread and frame.tool != "ss":
         raise ProbeError(f"/proc/net/{' and '.join(unread)} can't be read there: {frame.tool} may lack sockets")
-    if frame.tool == "proc" and not _has_tables(frame, "tcp"):
+    if frame.tool == "proc" and not (
+        procfs.has_table(frame.body, six=False) and (six is None or procfs.has_table(frame.body, six=True))
+    ):
         raise ProbeError("the header of /proc/net/tcp or tcp6 is missing: that table was not read")
 
 
-def _shows_udp(frame: Frame, udp: Sequence[rows.Socket]) -> bool:
-    """Whether an answer that was asked for UDP proves which of its sockets there are.
+def _udp(frame: Frame, listed: list[rows.Socket], processes: Mapping[int, rows.Process]) -> list[rows.Socket] | None:
+    """The UDP sockets without a peer; None if the answer does not prove which there are.
 
-    If not, it is still evidence of TCP: its tables are read apart.
+    Then it is still evidence of TCP: the kernel's tables are apart.
+
+    :param listed: by the tool
     """
-    unread = _unread(frame, "udp")
     if frame.tool == "ss":
-        # Up to 4.3 it prints no row where the kernel does not answer it. The probe then looks into the tables, and asks
-        # for TCP alone if they have rows.
-        return bool(udp) or (not unread and _BOTH.search(frame.body) is not None)
-    return not unread and (frame.tool != "proc" or _has_tables(frame, "udp"))
+        if not listed and frame.ssx is not None:
+            # An unknown version of ss must not cost the listing.
+            with contextlib.suppress(NetstatParseError):
+                listed = ss.read(frame.ssx, 0, udp_alone=True)
+                _must_be_possible(listed)
+        # Up to 4.3 it prints no row where the kernel does not answer it. Then the probe reads the tables.
+        if listed:
+            return listed
+    read, table = procfs.read_named(frame.proc)
+    _must_be_possible(table)
+    if read != {name for name in ("udp", "udp6") if name in frame.fields}:
+        return None
+    if frame.tool in ("ss", "proc"):
+        return table
+    first, second = ([one for one in found if one.port < WELL_KNOWN] for found in (listed, table))
+    if (differ := _contradiction(first, second, "the kernel")) is not None:
+        raise ContradictionError(f"its two listings of UDP contradict each other: {differ}")
+    complete(listed, table, processes)
+    return listed
 
 
-def _unread(frame: Frame, protocol: str) -> list[str]:
-    """The tables of a protocol in /proc/net that are there and could not be read.
-
-    :raises ProbeError: the answer does not say it as it must
-    """
-    four, six = frame.fields.get(protocol, "0"), frame.fields.get(f"{protocol}6")
-    if not {four, six or "0"} <= {"0", "1"}:
-        said = f"{protocol}={four[:20]!r} or {protocol}6={(six or '')[:20]!r}"
-        raise ProbeError(f"{said} in the answer is neither 0 nor 1")
-    return [name for name, state in ((protocol, four), (f"{protocol}6", six)) if state == "0"]
-
-
-def _has_tables(frame: Frame, protocol: str) -> bool:
-    """Whether a listing from /proc holds the headers of a protocol's tables."""
-    families = [False, True] if f"{protocol}6" in frame.fields else [False]
-    return all(procfs.has_table(frame.body, six=six, udp=protocol == "udp") for six in families)
-
-
-def _second(frame: Frame, sockets: Sequence[rows.Socket], *, udp: bool) -> list[rows.Socket] | None:
+def _second(frame: Frame, sockets: Sequence[rows.Socket]) -> list[rows.Socket] | None:
     """The sockets in the second listing; None if ss was not asked, or not understood."""
     # Without any socket it is of an ss that the kernel did not answer.
     if frame.ssx is not None and _ANY_SOCKET.search(frame.ssx):
         # An unknown version of ss must not cost the listing: this is only an addition.
         with contextlib.suppress(NetstatParseError):
-            six = frozenset((one.is_udp, one.port) for one in sockets if one.address == "::")
-            return ss.read(frame.ssx, 0, six=six, udp=udp)
+            return ss.read(frame.ssx, 0, six=frozenset(one.port for one in sockets if one.address == "::"))
     return None
 
 
-def _contradictions(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
-    """The first contradiction between the sockets of one protocol."""
-    (tcp, udp), (tcp_of_ss, udp_of_ss) = _apart(by_netstat), _apart(by_ss)
-    well_known, known_to_ss = ([one for one in listed if one.port < WELL_KNOWN] for listed in (udp, udp_of_ss))
-    # With sockets of one protocol alone it is of an ss that the kernel did not answer of the other.
-    if (tcp_of_ss or not udp_of_ss) and (differ := _contradiction(tcp, tcp_of_ss)) is not None:
-        return differ
-    differ = _contradiction(well_known, known_to_ss) if udp_of_ss else None
-    return f"of UDP {differ}" if differ else None
-
-
-def _contradiction(by_netstat: Sequence[rows.Socket], by_ss: Sequence[rows.Socket]) -> str | None:
+def _contradiction(by_netstat: Sequence[rows.Socket], other: Sequence[rows.Socket], name: str = "ss") -> str | None:
     """How two listings of one host contradict each other so grossly that one is not whole; None if they do not.
 
     A service that starts or ends between them is no contradiction: that concerns some of the sockets. A table that
     could not be read concerns all of a family, or most of all.
     """
     # Family and port: how an address is printed differs between tools.
-    first, second = ({(one.protocol.endswith("6"), one.port) for one in listed} for listed in (by_netstat, by_ss))
-    for six, name in ((False, "IPv4"), (True, "IPv6")):
-        ours, theirs = (sum(family == six for family, _ in sockets) for sockets in (first, second))
+    first, second = ({(one.protocol.endswith("6"), one.port) for one in listed} for listed in (by_netstat, other))
+    for six, family in ((False, "IPv4"), (True, "IPv6")):
+        ours, theirs = (sum(is_six == six for is_six, _ in sockets) for sockets in (first, second))
         if bool(ours) != bool(theirs):
-            return f"netstat lists {_count(ours)} of {name}, ss {_count(theirs)}"
+            return f"netstat lists {_count(ours)} of {family}, {name} {_count(theirs)}"
     longer, common = max(len(first), len(second)), len(first & second)
     if longer >= COMPARED and common * 2 < longer:
-        return f"netstat lists {_count(len(first))}, ss {_count(len(second))}, and only {common} are the same"
+        return f"netstat lists {_count(len(first))}, {name} {_count(len(second))}, and only {common} are the same"
     return None
 
 

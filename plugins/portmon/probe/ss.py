@@ -75,19 +75,20 @@ def read(
     start: int,
     *,
     version: str | None = None,
-    six: frozenset[tuple[bool, int]] | None = None,
+    six: frozenset[int] | None = None,
     udp: bool = False,
+    udp_alone: bool = False,
 ) -> list[rows.Socket]:
     """The listening sockets of a listing.
 
     :param start: offset of its header, or of its first row
     :param version: ``iproute2-6.1.0`` or ``iproute2-ss170501``
-    :param six: whether UDP, and ports, on which another listing has every address of IPv6, for rows that nothing else
-        decides
+    :param six: ports on which another listing has every address of IPv6, for rows that nothing else decides
     :param udp: with the UDP sockets that have no peer
+    :param udp_alone: they are all that is listed, and their rows name no protocol
     :raises NetstatParseError: a row is cut or unknown, or the listing was made without ``-l``
     """
-    listed = list(_rows(data, start, udp=udp))
+    listed = list(_rows(data, start, udp=udp, udp_alone=udp_alone))
     found = [row for row in listed if row is not None]
     rows.refuse_others(sum(not row.udp for row in found), len(listed) - len(found))
     _refuse_cut(found)
@@ -101,7 +102,7 @@ def read(
 # ── rows ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(data: bytes, start: int, *, udp: bool) -> Iterator[_Row | None]:
+def _rows(data: bytes, start: int, *, udp: bool, udp_alone: bool) -> Iterator[_Row | None]:
     """Rows, in order; None for a socket that does not listen."""
     at, number = start, data.count(b"\n", 0, start)
     queues = _Queues()
@@ -122,7 +123,7 @@ def _rows(data: bytes, start: int, *, udp: bool) -> Iterator[_Row | None]:
             rows.refuse_unless_noise(line, first)
             continue
         begun = True
-        is_udp = udp and state is not None and state[1] == b"udp" and state[2] == b"UNCONN"
+        is_udp = udp_alone if state is None else udp and state[1] == b"udp" and state[2] == b"UNCONN"
         if state is not None and state[2] != b"LISTEN" and not is_udp:
             yield None
             continue
@@ -336,13 +337,13 @@ def _era(found: Sequence[_Row], header: bytes, version: str | None) -> _Era:
     return _Era.FOUR if any(_DOTTED.match(row.local) for row in found) else _Era.UNKNOWN
 
 
-def _socket(row: _Row, era: _Era, six: frozenset[tuple[bool, int]] | None) -> rows.Socket:
+def _socket(row: _Row, era: _Era, six: frozenset[int] | None) -> rows.Socket:
     address, zone, port = rows.endpoint(row.local.replace(b" ", b""), row.line)
     if address == "*":
         is_six = b"v6only" in row.fields
         if not is_six and era is _Era.UNKNOWN:
             # With -e every socket of IPv6 says v6only:, in each version in which * can be one.
-            is_six = b"sk" not in row.fields if six is None else (row.udp, port) in six
+            is_six = b"sk" not in row.fields if six is None else port in six
         address = "::" if is_six or era is _Era.SIX else "0.0.0.0"  # noqa: S104 - nothing is bound
     owners, more = row.owners
     inode = row.fields.get(b"ino")
