@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +15,13 @@ from pydantic import Field, PrivateAttr, ValidationError
 from portmon import timeouts
 from portmon.alerting.config import Alerts
 from portmon.engine.config import Declaration, States
-from portmon.engine.rules import Rule
+from portmon.engine.rules import Rule, RuleSet
 from portmon.errors import ConfigError, InvalidConfigError
 from portmon.fields import PositiveDuration, Section, Size, format_duration
 from portmon.inventory.config import Cmdb
+from portmon.matching import matches_host
+from portmon.model.host import Host
+from portmon.model.numbers import UDP
 from portmon.scan.config import Scan
 from portmon.ssh.config import HostSettings, Ssh, SshGroup, SshSettings
 from portmon.untrusted.boundary import boundary
@@ -282,3 +285,24 @@ def ssh_settings(config: Config, *, group: SshGroup | None) -> HostSettings:
         values |= {name: getattr(group, name) for name in SshSettings.model_fields if name in group.model_fields_set}
     protocols = (group.protocols if group is not None else None) or config.scan.protocols
     return HostSettings.model_construct(**values, protocols=protocols)
+
+
+def watches_udp(config: Config) -> Callable[[Host], bool] | None:
+    """Whether UDP is watched on a host, as :class:`portmon.engine.rules.RuleSet` asks for it; None if it is on none."""
+    groups = config.ssh.groups
+    if not any(UDP in protocols for protocols in (config.scan.protocols, *(one.protocols or () for one in groups))):
+        return None
+
+    def watches(host: Host) -> bool:
+        group = next((one for one in groups if matches_host(one.match, host)), None)
+        return UDP in ssh_settings(config, group=group).protocols
+
+    return watches
+
+
+def rule_set(config: Config, *, ignored: Mapping[tuple[str, int], str] | None = None) -> RuleSet:
+    """The rules in force.
+
+    :param ignored: as :attr:`portmon.storage.decisions.Decided.ignored`
+    """
+    return RuleSet(config.rules, where=config.where, ignored=ignored, udp=watches_udp(config))

@@ -10,8 +10,18 @@ from typing import Annotated, Literal
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
 
+from portmon.model.numbers import BEYOND, TCP, TCP_ALONE, UDP
 from portmon.untrusted.boundary import reason
 
 _SHOWN = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -128,21 +138,39 @@ Size = Annotated[
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
 
 
-def parse_ports(value: object) -> tuple[tuple[int, int], ...]:
-    """Read ports and ranges (``443``, ``"8000-8100"``, ``"80,443"``, a list of these) as inclusive pairs.
+def parse_ports(value: object, *, of_tcp: int = TCP_ALONE) -> tuple[tuple[int, int], ...]:
+    """Read ports and ranges (``443``, ``"8000-8100"``, ``"53/udp"``, ``"80,443"``, a list of these) as inclusive pairs,
+    as :func:`portmon.matching.in_ranges` takes them.
 
+    :param of_tcp: by how much a port is higher that is said to be of TCP
     :raises ValueError: naming the item that is neither
     """
     if isinstance(value, list | tuple):
-        return tuple(pair for item in value for pair in parse_ports(item))
+        return tuple(pair for item in value for pair in parse_ports(item, of_tcp=of_tcp))
     if isinstance(value, str) and "," in value:
-        return parse_ports(value.split(","))
-    match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", str(value))
+        return parse_ports(value.split(","), of_tcp=of_tcp)
+    match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?(?:/\s*(tcp|udp)\s*)?", str(value))
     if match and not isinstance(value, bool):
         low, high = int(match[1]), int(match[2] or match[1])
         if 1 <= low <= high <= 65535:
-            return ((low, high),)
-    raise ValueError(f"{value!r} is no port (1 to 65535) and no range such as 8000-8100")
+            more = {None: 0, TCP: of_tcp, UDP: BEYOND}[match[3]]
+            return ((low + more, high + more),)
+    raise ValueError(f"{value!r} is no port (1 to 65535), no range such as 8000-8100, and none of UDP such as 53/udp")
+
+
+def parse_port(value: object) -> int:
+    """Read one port, ``443`` or ``53/udp``, as its number. One that names no protocol is TCP's.
+
+    :raises ValueError: it is none
+    """
+    ranges = _numbers(value)
+    if len(ranges) != 1 or ranges[0][0] != ranges[0][1]:
+        raise ValueError(f"{value!r} is more than one port")
+    return ranges[0][0]
+
+
+def _numbers(value: object) -> tuple[tuple[int, int], ...]:
+    return parse_ports(value, of_tcp=0)
 
 
 def one_or_many(value: object) -> object:
@@ -207,17 +235,16 @@ Globs = Annotated[Texts, Field(min_length=1)]
 BindScopes = Annotated[
     tuple[Annotated[str, AfterValidator(_bind_scope)], ...], BeforeValidator(one_or_many), Field(min_length=1)
 ]
-PortRanges = Annotated[
-    tuple[tuple[int, int], ...],
-    BeforeValidator(parse_ports),
-    Field(min_length=1),
-    _any_of(
-        {"type": "integer", "minimum": 1, "maximum": 65535},
-        {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
-        examples=[443, "8000-8100", [22, "8000-8100"]],
-    ),
-]
+_PORTS_SCHEMA = _any_of(
+    {"type": "integer", "minimum": 1, "maximum": 65535},
+    {"type": "string"},
+    {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
+    examples=[443, "8000-8100", "53/udp", [22, "8000-8100"]],
+)
+PortRanges = Annotated[tuple[tuple[int, int], ...], BeforeValidator(parse_ports), Field(min_length=1), _PORTS_SCHEMA]
+"""Of either protocol, if none is named."""
+DeclaredRanges = Annotated[tuple[tuple[int, int], ...], BeforeValidator(_numbers), Field(min_length=1), _PORTS_SCHEMA]
+"""Of TCP, if no protocol is named."""
 
 
 def globs_schema(description: str) -> WithJsonSchema:

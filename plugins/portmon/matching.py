@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from portmon.model.host import Host
+from portmon.model.numbers import BEYOND, TCP, TCP_ALONE, UDP, is_udp, port_of
 
 if TYPE_CHECKING:
     from portmon.fields import HostMatch
@@ -38,9 +39,26 @@ def any_glob(text: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(text, glob) for glob in globs)
 
 
-def in_ranges(port: int, ranges: Iterable[tuple[int, int]]) -> bool:
-    """Whether a port is in one of the inclusive ranges."""
-    return any(low <= port <= high for low, high in ranges)
+def in_ranges(number: int, ranges: Iterable[tuple[int, int]]) -> bool:
+    """Whether a port is in one of the inclusive ranges.
+
+    :param number: see :mod:`portmon.model.numbers`
+    :param ranges: of ports of either protocol, of numbers of UDP ports, or of TCP alone
+        (:data:`portmon.model.numbers.TCP_ALONE`)
+    """
+    port = port_of(number)
+    alone = number if is_udp(number) else number + TCP_ALONE
+    return any(low <= (port if high < BEYOND else alone) <= high for low, high in ranges)
+
+
+def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
+    """Such ranges as people write them: ``53,8000-8100,53/udp``."""
+    parts = []
+    for low, high in ranges:
+        ports = str(port_of(low)) if low == high else f"{port_of(low)}-{port_of(high)}"
+        protocol = "" if high < BEYOND else f"/{UDP}" if high < TCP_ALONE else f"/{TCP}"
+        parts.append(ports + protocol)
+    return ",".join(parts)
 
 
 def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -> str:
@@ -60,7 +78,7 @@ def match_text(match: Iterable[tuple[str, Any]], *, empty: str = "every host") -
         elif isinstance(value, bool):
             parts.append(name if value else f"not {name}")
         elif name == "port":
-            parts.append("port " + ",".join(str(low) if low == high else f"{low}-{high}" for low, high in value))
+            parts.append("port " + ranges_text(value))
         else:
             parts.append(f"{name} {'|'.join(value)}")
     return " and ".join(parts) or empty

@@ -137,7 +137,7 @@ def test_check_without_a_state_database(tmp_path: Path, monkeypatch: pytest.Monk
         (("--kind", "down", "--port", "443"), "give --host too"),
         (("--kind", "down", "--label", "a=b"), "give --host too"),
         (("--kind", "down", "--host", "w", "--label", "a"), "'a' is no label: give NAME=VALUE"),
-        (("--kind", "down", "--host", "w", "--port", "0"), "should be greater than or equal to 1"),
+        (("--kind", "down", "--host", "w", "--port", "0"), "'0' is no port (1 to 65535)"),
         (("--kind", "down", "--severity", "bad"), "'critical', 'warning', 'info'"),
     ],
 )

@@ -325,6 +325,7 @@ def test_alerts_as_json(shell: Silences) -> None:
         "since": (NOW - HOUR).isoformat(),
         "host_id": "2",
         "host": NASTY,
+        "protocol": "tcp",
         "port": 80,
         "program": NASTY,
         "unit": None,

@@ -31,6 +31,7 @@ def look(expected: Expected | None = None, **settings: Any) -> HostScan:
     return HostScan(scan.Recorder("1", "run", 1), "web1", expected or Expected(), HostSettings(**settings))
 
 
+TABLES = "/proc/self/status:Uid:\t0\t0\t0\t0\n/proc/net/udp:   sl  local_address"
 AGREES = frame(netstat(80, 81), ssx=ss_of(80, 81))
 CONTRADICTS = frame(netstat(), ssx=ss_of(80))
 
@@ -76,8 +77,8 @@ def test_how_a_host_is_asked() -> None:
     [
         (["tcp"], {}, False),
         (["tcp", "udp"], {}, True),
-        (["tcp", "udp"], {"udp": "1", "udp6": "1"}, False),
-        (["tcp", "udp"], {"udp": "0", "udp6": "1"}, True),
+        (["tcp", "udp"], {"udp": "1", "proc": TABLES}, False),
+        (["tcp", "udp"], {"udp": "1", "udp6": "1", "proc": TABLES}, True),
     ],
 )
 def test_whether_udp_is_shown_where_it_is_asked_for(protocols: list[str], fields: dict[str, str], lacks: bool) -> None:

@@ -18,7 +18,7 @@ from portmon.errors import CommandError, DeliveryError
 from portmon.model.alert import Alert, begun_by
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind
-from portmon.model.observation import PROTOCOL
+from portmon.model.numbers import TCP
 
 HOST = "portmon-test"
 PORT = 443
@@ -99,7 +99,7 @@ def _event(kind: EventKind, labels: Mapping[str, str], author: str, now: datetim
         run_id="notify-test",
         host_id=HOST,
         host_name=HOST,
-        protocol=PROTOCOL if of_port else None,
+        protocol=TCP if of_port else None,
         port=PORT if of_port else None,
         severity=kind.usual.severity,
         reason=f"This is a test by {author}: nothing is wrong",

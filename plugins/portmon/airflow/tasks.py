@@ -264,7 +264,7 @@ def page_link(event: Event | None = None) -> str | None:
     base = settings.base_url()
     if not base.startswith("http"):
         return None
-    return f"{base}/portmon{host_path(event.host_id, event.port) if event and event.host_id is not None else '/'}"
+    return f"{base}/portmon{host_path(event.host_id, event.number) if event and event.host_id is not None else '/'}"
 
 
 def run_link(run_id: str) -> str | None:

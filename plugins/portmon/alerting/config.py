@@ -69,7 +69,10 @@ class EventMatch(HostMatch):
 
     kind: Kinds | None = Field(None, description="kind of event or list of kinds, see docs/states.md")
     severity: Severities | None = Field(None, description="`critical`, `warning` or `info`, or a list of these")
-    port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
+    port: PortRanges | None = Field(
+        None,
+        description="port, range such as `8000-8100`, or a list; a number is of TCP and UDP, `53/udp` of one",
+    )
     program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
         None, description="glob or list of globs on the program's name; an unknown program matches none"
     )

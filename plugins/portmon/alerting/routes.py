@@ -9,6 +9,7 @@ from portmon.alerting.config import DEFAULT_ROUTE, Alerts, EventMatch, Language
 from portmon.matching import any_glob, has_labels, in_ranges, is_named, match_text
 from portmon.model.event import Event, programs_of
 from portmon.model.event_kinds import AlertRole
+from portmon.model.numbers import BEYOND, port_of, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,13 @@ def _covers(wide: EventMatch, narrow: EventMatch) -> bool:
             return False
     return wide.port is None or (
         narrow.port is not None
-        and all(any(low <= first and last <= high for low, high in wide.port) for first, last in narrow.port)
+        and all(
+            any(
+                (low <= first and last <= high) or (high < BEYOND and low <= port_of(first) and port_of(last) <= high)
+                for low, high in wide.port
+            )
+            for first, last in narrow.port
+        )
     )
 
 
@@ -183,8 +190,8 @@ def _lacking(match: EventMatch, event: Event) -> str | None:
         return f"{match_text([('kind', match.kind)])}, but it is {event.kind.value}"
     if match.severity is not None and event.severity not in match.severity:
         return f"{match_text([('severity', match.severity)])}, but it is {event.severity.value}"
-    if match.port is not None and (event.port is None or not in_ranges(event.port, match.port)):
-        has = "about no port" if event.port is None else str(event.port)
+    if match.port is not None and (event.number is None or not in_ranges(event.number, match.port)):
+        has = "about no port" if event.number is None else text_of(event.number)
         return f"{match_text([('port', match.port)])}, but it is {has}"
     if match.young is not None and bool(event.details.get("young")) is not match.young:
         return f"{match_text([('young', match.young)])}, but it is {'not' if match.young else 'young'}"

@@ -200,7 +200,7 @@ class Silence(_Withholding):
         name = None if event.host_id is None else event.host_name or ""
         if not self._matches_name(name, event.labels) and not (host is not None and self.matches_host(host)):
             return False
-        if self.ports and (event.port is None or not in_ranges(event.port, self.ports)):
+        if self.ports and (event.number is None or not in_ranges(event.number, self.ports)):
             return False
         return not self.programs or any(any_glob(program, self.programs) for program in programs_of(event))
 

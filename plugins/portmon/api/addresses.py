@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+from portmon.model.numbers import text_of
+
 _UNCARRIED = re.compile("[\x00\x1a\ud800-\udfff]")
 _CARRIED = re.compile("\x1a([0-9a-f]{4})")
 _PATH = re.compile(r"(?!\.+\Z)[\w.~:@+-]+")
 
 
-def host_path(host_id: str, port: int | None = None) -> str:
-    """Where a host or its port is. Browsers and proxies change a path with slashes or dots in it, but no query."""
+def host_path(host_id: str, number: int | None = None) -> str:
+    """Where a host or its port is, the latter as ``53`` or ``53-udp``.
+
+    Browsers and proxies change a path with slashes or dots in it, but no query.
+    """
+    port = None if number is None else text_of(number).replace("/", "-")
     if _PATH.fullmatch(host_id):
         return f"/hosts/{quote(host_id, safe='')}" + (f"/ports/{port}" if port is not None else "")
     return f"/host?id={quote(carried(host_id), safe='')}" + (f"&port={port}" if port is not None else "")

@@ -18,7 +18,7 @@ from portmon.model.alert import Alert, DeliveryStatus
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
 from portmon.model.host import KnownHost
-from portmon.model.observation import PROTOCOL
+from portmon.model.numbers import TCP, number_of, port_of, protocol_of, text_of
 from portmon.storage import actions, alerts, deliveries, silences
 from portmon.storage.actions import Action
 
@@ -47,6 +47,7 @@ class AlertView(View):
     since: datetime
     host_id: Text | None
     host: Text | None
+    protocol: str | None
     port: int | None
     program: Text | None
     unit: Text | None
@@ -59,7 +60,7 @@ class AlertView(View):
     @property
     def subject(self) -> str:
         """The host and port that it is about."""
-        return place(self.host, self.port)
+        return place(self.host, None if self.port is None else number_of(self.protocol or TCP, self.port))
 
 
 def list_alerts(conn: Connection, now: datetime, *, about: Silence | None = None) -> list[AlertView]:
@@ -78,7 +79,7 @@ def list_alerts(conn: Connection, now: datetime, *, about: Silence | None = None
 
 
 def _view(one: Alert, statuses: Sequence[DeliveryStatus], by: Withholding | None) -> AlertView:
-    names = ("host_id", "port", "program", "unit", "kind", "severity", "reason")
+    names = ("host_id", "protocol", "port", "program", "unit", "kind", "severity", "reason")
     return AlertView(
         id=one.id,
         since=one.starts_at,
@@ -124,10 +125,10 @@ def _acknowledge(
     done = []
     for one in opened:
         number = silences.acknowledge(conn, one.id, author=author, reason=reason, ends_at=until, now=now)
-        subject = f"{one.event.kind.value} of {place(one.event.host_name, one.event.port)}"
+        subject = f"{one.event.kind.value} of {place(one.event.host_name, one.event.number)}"
         after = {"silence": number, "alert": one.id, "until": until and until.isoformat()}
         actions.record(conn, Action(now, author, "acknowledge", subject, reason, after=after))
-        what = place(one.event.host_name, one.event.port)
+        what = place(one.event.host_name, one.event.number)
         done.append(f"{what}: {one.event.kind.value} is acknowledged {end} (silence {number})")
     return done
 
@@ -148,12 +149,10 @@ def withdraw_acknowledgement(conn: Connection, host: str, port: int | None, *, a
 
 def _open_at(conn: Connection, host: KnownHost, port: int | None) -> list[Alert]:
     opened = list(alerts.opened(conn, host_id=host.id).values())
-    wanted = [one for one in opened if one.event.port == port and one.event.protocol in (None, PROTOCOL)]
+    wanted = [one for one in opened if one.event.number == port]
     if not wanted:
-        others = [
-            f"{one.event.kind.value} of {f'port {one.event.port}' if one.event.port else 'the host itself'}"
-            for one in opened
-        ]
+        numbers = [(one.event.kind.value, one.event.number) for one in opened]
+        others = [f"{kind} of {f'port {text_of(number)}' if number else 'the host itself'}" for kind, number in numbers]
         there = f"; open there: {', '.join(others)}" if others else ""
         raise CommandError(f"{place(host.name, port)}: no alert is open{there}")
     return wanted
@@ -191,8 +190,8 @@ def explain_routes(
         run_id="",
         host_id=host,
         host_name=host,
-        protocol=None if port is None else PROTOCOL,
-        port=port,
+        protocol=None if port is None else protocol_of(port),
+        port=None if port is None else port_of(port),
         severity=severity or kind.usual.severity,
         program=program,
         labels=labels or {},
@@ -206,7 +205,11 @@ def explain_routes(
             unknown = str(error)
     withheld = _withholding(conn, event) if conn is not None else None
     about = [kind.value if event.host_name is None else f"{kind.value} of {event.host_name}"]
-    about += [f"{name} {value}" for name, value in (("port", port), ("program", program)) if value is not None]
+    about += [
+        f"{name} {value}"
+        for name, value in (("port", None if port is None else text_of(port)), ("program", program))
+        if value is not None
+    ]
     lines = [f"example        {', '.join(about)}, {event.severity.value}"]
     if unknown is not None:
         lines.append(f"  not looked up: {unknown}")

@@ -12,12 +12,11 @@ from sqlalchemy import Connection
 
 from portmon.api.hosts import find_host
 from portmon.api.ports import known_ports
-from portmon.config import Config
+from portmon.config import Config, rule_set
 from portmon.engine.conditions import Condition
 from portmon.engine.declared import declared_ports
 from portmon.engine.identities import ACCEPTED
 from portmon.engine.owners import names_of, present
-from portmon.engine.rules import RuleSet
 from portmon.engine.state import Port
 from portmon.engine.watched import deciding, decisions_on, subjects_of
 from portmon.fields import format_duration, format_seconds
@@ -25,7 +24,7 @@ from portmon.model.alert import DeliveryStatus
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Meaning
 from portmon.model.host import KnownHost
-from portmon.model.observation import PROTOCOL
+from portmon.model.numbers import is_udp, port_of, protocol_of, text_of
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
 from portmon.storage import alerts, archive, conditions, decisions, deliveries, events, notes, state
@@ -49,10 +48,10 @@ def explain(conn: Connection, config: Config, wanted: str, number: int | None, *
         return _explain_host(conn, known)
     host = known.as_host()
     present = _Present(conn, config, known, number, now)
-    lines = [f"{host.shown()}, id {host.id}, port {number}", "", *_host_lines(conn, known, present.row)]
+    lines = [f"{host.shown()}, id {host.id}, port {text_of(number)}", "", *_host_lines(conn, known, present.row)]
     lines += present.port_lines()
     units = present.port.units if present.port is not None else ()
-    for note in notes.all_(conn).of(host.id, PROTOCOL, number, units, host.labels):
+    for note in notes.all_(conn).of(host.id, protocol_of(number), port_of(number), units, host.labels):
         about = f" on {note.unit}{f' of {note.label}' if note.label else ''}" if note.unit else ""
         lines.append(f"Note{about} by {note.author}, {_moment(note.at)}: {note.text}")
     lines += _last_look(conn, host.id)
@@ -162,10 +161,10 @@ class _Present:
         self.removed_at = known.removed_at
         self.row = _row_of(conn, host.id)
         # None if it is not watched.
-        self.port = next((port for port in known_ports(conn, host.id) if port.port == number), None)
+        self.port = next((port for port in known_ports(conn, host.id) if port.number == number), None)
         self.declared = must.get(host.id, {}).get(number)
         self.accepted = decisions.acceptance(conn, host.id, number)
-        self.rules = RuleSet(config.rules, where=config.where, ignored=decided.ignored).for_host(host)
+        self.rules = rule_set(config, ignored=decided.ignored).for_host(host)
         self.seen = archive.last_listing(conn, host.id)
 
     def port_lines(self) -> Iterator[str]:
@@ -185,7 +184,7 @@ class _Present:
         if self.removed_at is not None:
             yield "Nothing is known of the port."
             return
-        listeners = [one for one in self.seen.listeners if one.port == self.number] if self.seen else []
+        listeners = [one for one in self.seen.sockets if one.number == self.number] if self.seen else []
         if self.row.get("last_ok_at") is not None and not listeners:
             yield "It is not watched, and nothing listened on it in the last complete answer."
         elif self.row.get("last_ok_at") is not None:
@@ -204,7 +203,10 @@ class _Present:
         if port.status == PortStatus.CANDIDATE:
             span = f"{self.row['ephemeral_low']} to {self.row['ephemeral_high']}"
             seen = f"{port.streak} of {self.states.ephemeral_after} times in a row"
-            yield f"It is a candidate: inside the host's ephemeral range ({span}), seen {seen}."
+            why = (
+                "a UDP port may be a client's" if is_udp(port.number) else f"inside the host's ephemeral range ({span})"
+            )
+            yield f"It is a candidate: {why}, seen {seen}."
         elif port.status == PortStatus.DOWN:
             yield f"It is down {since}, {last}."
             if holders := names_of(present(port.holders)):
@@ -279,7 +281,7 @@ _DETAILS = {
 
 
 def _event_lines(event: Event, port: int | None, sent: Mapping[tuple[str, str], DeliveryStatus]) -> Iterator[str]:
-    subject = "" if event.port in (None, port) else f" of port {event.port}"
+    subject = "" if event.number in (None, port) else f" of port {text_of(event.number or 0)}"
     owner = ", ".join(name for name in (event.program, event.unit) if name) if event.port is not None else ""
     names = f" ({owner})" if owner else ""
     yield f"{_moment(event.at)}  {event.kind.value}{subject}{names}: {event.reason}."

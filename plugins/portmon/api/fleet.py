@@ -18,6 +18,7 @@ from portmon.engine.owners import PortOwner
 from portmon.errors import CommandError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
+from portmon.model.numbers import named, number_of, port_of, protocol_of, range_of
 from portmon.model.state import HostStatus
 from portmon.storage import archive, conditions, deliveries, events, lookups, notes, runs
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_of
@@ -284,18 +285,18 @@ class PortRow(View):
     notes: tuple[NoteView, ...] = ()
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, int | str]:
         """The port as requests name it."""
-        return self.host_id, self.port
+        return self.host_id, named(self.protocol, self.port)
 
 
 class PortGroup(View):
     """The ports of one unit, or of one number.
 
-    :param name: the names of the units, or the number
+    :param name: the names of the units, or the port as requests name it
     """
 
-    name: tuple[Text, ...] | int
+    name: tuple[Text, ...] | int | str
     hosts: int
     ports: int
     down: int
@@ -326,7 +327,8 @@ def list_ports(
 def group_ports(conn: Connection, wanted: PortFilter, by: str, *, limit: int = 100, offset: int = 0) -> Page[PortGroup]:
     """The same ports counted by ``unit`` or by ``port``, the largest groups first."""
     rows, total = lookups.group_ports(conn, wanted, by, limit=limit, offset=offset)
-    groups = (PortGroup(name=of, hosts=hosts, ports=ports, down=down) for of, hosts, ports, down in rows)
+    name = (lambda of: named(protocol_of(of), port_of(of))) if by == "port" else (lambda of: of)
+    groups = (PortGroup(name=name(of), hosts=hosts, ports=ports, down=down) for of, hosts, ports, down in rows)
     return Page[PortGroup](rows=tuple(groups), total=total, offset=offset, limit=limit)
 
 
@@ -431,24 +433,24 @@ class HostTimeline(View):
 
 
 def host_timeline(
-    conn: Connection, host_id: str, *, length: timedelta, now: datetime, port: int | None = None, limit: int = 1000
+    conn: Connection, host_id: str, *, length: timedelta, now: datetime, number: int | None = None, limit: int = 1000
 ) -> HostTimeline:
     """What the ports of a host were over a time.
 
-    :param port: of this one only
+    :param number: of this one only
     """
     since = now - length
     visits, of_host = lookups.visits(conn, host_id, since, now), events.of_host(conn, host_id, FOREIGN_KINDS)
     dark = joined([*blind(visits, since, now), *foreign(of_host, since, now)])
-    numbers = ((port, port),) if port is not None else ()
+    numbers = (range_of(number),) if number is not None else ()
     found = list_ports(conn, PortFilter(host_id=host_id, numbers=numbers), limit=limit).rows
     story: dict[int, list[Event]] = {}
-    for event in events.changes_of(conn, host_id, since, port=port):
-        story.setdefault(event.port or 0, []).append(event)
+    for event in events.changes_of(conn, host_id, since, number=number):
+        story.setdefault(event.number or 0, []).append(event)
     lines = []
     for one in found:
         own = spans(
-            story.get(one.port, ()),
+            story.get(number_of(one.protocol, one.port), ()),
             dark,
             now_state=one.status,
             first_seen=one.first_seen_at,

@@ -11,8 +11,8 @@ from portmon.api.fleet import Page
 from portmon.api.hosts import find_host
 from portmon.api.view import Text, View, minute, place
 from portmon.errors import CommandError, RequestError
-from portmon.model.event import port_alert_key
-from portmon.model.observation import PROTOCOL
+from portmon.model.event import alert_key_of
+from portmon.model.numbers import text_of
 from portmon.storage import actions, alerts, decisions, hosts
 from portmon.storage.actions import Action
 from portmon.storage.decisions import DecisionKind
@@ -55,7 +55,9 @@ def ignore(conn: Connection, host: str, port: int, *, until: datetime, author: s
     promoted = decided.promoted.get((found.id, port))
     must = f"promoted by {promoted}" if promoted else hosts.declaration(conn, found.id, port)
     if must:
-        raise CommandError(f"{found.name}: port {port} is {must}, so no rule applies to it; take that back first")
+        raise CommandError(
+            f"{found.name}: port {text_of(port)} is {must}, so no rule applies to it; take that back first"
+        )
     before = decided.ignored.get((found.id, port))
     decisions.decide(conn, DecisionKind.IGNORED, found.id, port, at=now, author=author, reason=reason, ends_at=until)
     done = Action(
@@ -68,8 +70,8 @@ def ignore(conn: Connection, host: str, port: int, *, until: datetime, author: s
         after={"ends_at": until.isoformat()},
     )
     actions.record(conn, done)
-    alert = "; its open alert ends" if alerts.opened(conn, [port_alert_key(found.id, PROTOCOL, port)]) else ""
-    return f"{found.name}: port {port} is ignored until {minute(until)}{alert}"
+    alert = "; its open alert ends" if alerts.opened(conn, [alert_key_of(found.id, port)]) else ""
+    return f"{found.name}: port {text_of(port)} is ignored until {minute(until)}{alert}"
 
 
 def watch_again(conn: Connection, host: str, port: int, *, author: str, reason: str = "", now: datetime) -> str:
@@ -77,7 +79,7 @@ def watch_again(conn: Connection, host: str, port: int, *, author: str, reason: 
     found = find_host(conn, host)
     before = decisions.in_force(conn, now, host_id=found.id).ignored.get((found.id, port))
     if before is None:
-        raise CommandError(f"{found.name}: port {port} is not ignored")
+        raise CommandError(f"{found.name}: port {text_of(port)} is not ignored")
     decisions.withdraw(conn, DecisionKind.IGNORED, found.id, port)
     actions.record(conn, Action(now, author, "watch", place(found.name, port), reason, before={"ignored": before}))
-    return f"{found.name}: port {port} is watched again as the rules say"
+    return f"{found.name}: port {text_of(port)} is watched again as the rules say"

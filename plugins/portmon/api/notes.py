@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from portmon.api.hosts import find_host
 from portmon.api.view import Text, View, place
 from portmon.errors import RequestError
-from portmon.model.observation import PROTOCOL
+from portmon.model.numbers import port_of, protocol_of
 from portmon.storage import actions, notes
 from portmon.storage.actions import Action
 from portmon.storage.notes import Note
@@ -52,7 +52,7 @@ def write_note(
         raise RequestError("a label is given as name=value")
     if port is not None:
         found = find_host(conn, host)
-        note = Note(text, author, now, host_id=found.id, protocol=PROTOCOL, port=port)
+        note = Note(text, author, now, host_id=found.id, protocol=protocol_of(port), port=port_of(port))
         subject = place(found.name, port)
     else:
         note = Note(text, author, now, unit=unit, label=label)

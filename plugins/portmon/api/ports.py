@@ -12,6 +12,7 @@ from portmon.engine.frames import ports_of
 from portmon.engine.owners import present
 from portmon.engine.state import Port
 from portmon.errors import CommandError
+from portmon.model.numbers import text_of
 from portmon.model.state import PortStatus
 from portmon.storage import actions, decisions, state
 from portmon.storage.actions import Action
@@ -51,7 +52,7 @@ class PortView(View):
 
 def known_ports(conn: Connection, host_id: str) -> list[Port]:
     """The stored ports of one host, by number."""
-    return sorted(ports_of(state.load(conn, [host_id])[1]), key=lambda port: port.port)
+    return sorted(ports_of(state.load(conn, [host_id])[1]), key=lambda port: port.number)
 
 
 def list_ports(conn: Connection, host: str) -> list[PortView]:
@@ -75,25 +76,28 @@ def accept(
     :param owner: the decision is about owners, so that there has to be one that left or came
     """
     found = find_host(conn, host)
-    known = next((one for one in known_ports(conn, found.id) if one.port == port), None)
+    known = next((one for one in known_ports(conn, found.id) if one.number == port), None)
     gone = [str(owner) for owner in known.owners if owner.gone_since] if known else []
     if known is None or (known.status != PortStatus.DOWN and not known.lost and not gone):
-        raise CommandError(f"{found.name}: port {port} is not down; there is nothing to accept")
+        raise CommandError(f"{found.name}: port {text_of(port)} is not down; there is nothing to accept")
     holders = ", ".join(map(str, present(known.holders)))
     if owner and not (holders or gone):
-        raise CommandError(f"{found.name}: no owner left port {port}, and no other one has it")
+        raise CommandError(f"{found.name}: no owner left port {text_of(port)}, and no other one has it")
     if known.declared and known.status == PortStatus.DOWN and not holders:
-        told = f"port {port} is {known.declared}; take that back, or it is down again at once"
+        told = f"port {text_of(port)} is {known.declared}; take that back, or it is down again at once"
         raise CommandError(f"{found.name}: {told}")
     decisions.decide(conn, DecisionKind.ACCEPTED, found.id, port, at=now, author=author, reason=reason)
     before = {"status": known.status, "since": known.status_since.isoformat()}
     actions.record(conn, Action(now, author, "accept", place(found.name, port), reason, before, {"status": "accepted"}))
     if known.status != PortStatus.DOWN:
         lacks = ", ".join((*known.lost, *gone))
-        return f"{found.name}: port {port} is accepted without {lacks}; the next complete answer ends its alert"
+        return (
+            f"{found.name}: port {text_of(port)} is accepted without {lacks}; the next complete answer ends its alert"
+        )
     if holders:
-        return f"{found.name}: port {port} is accepted as that of {holders}; the next complete answer ends its alert"
-    return f"{found.name}: port {port} is accepted as gone; the next complete answer without it retires it"
+        whose = f"is accepted as that of {holders}; the next complete answer ends its alert"
+        return f"{found.name}: port {text_of(port)} {whose}"
+    return f"{found.name}: port {text_of(port)} is accepted as gone; the next complete answer without it retires it"
 
 
 def promote(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
@@ -103,13 +107,13 @@ def promote(conn: Connection, host: str, port: int, *, author: str, reason: str,
     # A port that must listen is watched whatever the rules say.
     decisions.withdraw(conn, DecisionKind.IGNORED, found.id, port)
     actions.record(conn, Action(now, author, "promote", place(found.name, port), reason, after={"declared": True}))
-    return f"{found.name}: port {port} must listen from now on"
+    return f"{found.name}: port {text_of(port)} must listen from now on"
 
 
 def withdraw_promotion(conn: Connection, host: str, port: int, *, author: str, reason: str = "", now: datetime) -> str:
     """Take the promotion of a port back."""
     found = find_host(conn, host)
     if not decisions.withdraw(conn, DecisionKind.PROMOTED, found.id, port):
-        raise CommandError(f"{found.name}: port {port} was not promoted")
+        raise CommandError(f"{found.name}: port {text_of(port)} was not promoted")
     actions.record(conn, Action(now, author, "unpromote", place(found.name, port), reason, {"declared": True}))
-    return f"{found.name}: port {port} is no longer promoted"
+    return f"{found.name}: port {text_of(port)} is no longer promoted"

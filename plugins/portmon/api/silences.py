@@ -174,7 +174,7 @@ def _views(conn: Connection, found: Collection[Withholding], now: datetime) -> l
         active = one.active(now)
         view = SilenceView(
             **{name: getattr(one, name) for name in one.__dataclass_fields__},
-            what=f"{event.kind.value} of {place(event.host_name, event.port)}" if event else one.what(),
+            what=f"{event.kind.value} of {place(event.host_name, event.number)}" if event else one.what(),
             state=_state(one, now),
             active=active,
             next=None if active else one.next_start(now),

@@ -20,10 +20,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from portmon.api.view import Text, View
-from portmon.config import Config
+from portmon.config import Config, rule_set
 from portmon.engine import clocks
 from portmon.engine.conditions import Open, jumped
 from portmon.engine.declared import declared_ports, declared_terms
@@ -31,12 +31,12 @@ from portmon.engine.evaluate import Verdict, evaluate
 from portmon.engine.frames import empty_ports, merged, of_hosts, ports_frame, ports_of
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.leaving import leave
-from portmon.engine.rules import RuleSet
 from portmon.engine.state import HostState
 from portmon.errors import HistoryError
 from portmon.fields import PortNumber
 from portmon.model.event import Event
 from portmon.model.host import Host
+from portmon.model.numbers import BEYOND, declared_port, is_udp, port_of
 from portmon.model.observation import EPHEMERAL_DEFAULT, Listener, Listing, Observation, Outcome
 
 LEFT = "removed"
@@ -50,7 +50,7 @@ class _Line(BaseModel):
 class ListenerLine(_Line):
     """A listening socket of a history, see :class:`portmon.model.observation.Listener`."""
 
-    protocol: Literal["tcp", "tcp6"] = "tcp"
+    protocol: Literal["tcp", "tcp6", "udp", "udp6"] = "tcp"
     address: str = "0.0.0.0"  # noqa: S104 - nothing is bound
     port: PortNumber
     pid: int | None = None
@@ -63,16 +63,31 @@ class ListenerLine(_Line):
 
 
 def _with_owner(value: Any) -> Any:
-    """A declared port and its owner: of ``443/nginx.service``, or of a number."""
-    number, _, owner = value.partition("/") if isinstance(value, str) else (value, "", "")
-    return int(number) if isinstance(number, str) and number.isdecimal() else number, owner
+    """The number of a declared port and its owner: of ``443/nginx.service``, ``53/udp``, or of a number."""
+    if not isinstance(value, str):
+        return value, ""
+    try:
+        return declared_port(value)
+    except ValueError:
+        return value, ""
 
 
-DeclaredPort = Annotated[tuple[PortNumber, str], BeforeValidator(_with_owner)]
+def _of_a_port(number: int) -> int:
+    if not port_of(number):
+        raise ValueError("a port is 1 to 65535")
+    return number
+
+
+DeclaredPort = Annotated[
+    tuple[Annotated[int, Field(ge=1, lt=2 * BEYOND), AfterValidator(_of_a_port)], str], BeforeValidator(_with_owner)
+]
 
 
 class HistoryLine(_Line):
-    """One final observation of a history."""
+    """One final observation of a history.
+
+    :param udp: it shows UDP, although there may be no socket of it
+    """
 
     at: datetime
     host_id: str = Field(min_length=1)
@@ -81,6 +96,7 @@ class HistoryLine(_Line):
     ephemeral: tuple[PortNumber, PortNumber] = EPHEMERAL_DEFAULT
     reserved: tuple[tuple[PortNumber, PortNumber], ...] = ()
     listeners: tuple[ListenerLine, ...] = ()
+    udp: bool = False
     netns: int | None = None
     pid1_start: int | None = None
     tool: str = "netstat-W"
@@ -96,6 +112,8 @@ class HistoryLine(_Line):
 
     def observation(self) -> Observation:
         """As the scan would have stored it."""
+        sockets = [Listener(**listener.model_dump()) for listener in self.listeners]
+        udp = tuple(one for one in sockets if is_udp(one.number))
         listing = Listing(
             tool=self.tool,
             uid=0,
@@ -104,7 +122,8 @@ class HistoryLine(_Line):
             pid1_start=self.pid1_start,
             ephemeral=self.ephemeral,
             reserved=self.reserved,
-            listeners=tuple(Listener(**listener.model_dump()) for listener in self.listeners),
+            listeners=tuple(one for one in sockets if not is_udp(one.number)),
+            udp=udp if udp or self.udp else None,
         )
         ok = self.outcome == "ok"
         return Observation(
@@ -173,7 +192,7 @@ class Simulation:
         config, invalid = self.config, {line.host_id: line.error_class or "invalid" for line in lines if line.is_entry}
         inputs = EvaluationInputs(
             inventory=self.fleet,
-            rules=RuleSet(config.rules, where=config.where),
+            rules=rule_set(config),
             settings=config.states,
             interval=self.interval,
             run_id=at.isoformat(),

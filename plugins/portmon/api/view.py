@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, SkipValidation
 
+from portmon.model.numbers import text_of
+
 Text = Annotated[
     str,
     SkipValidation,
@@ -27,5 +29,8 @@ def minute(at: datetime) -> str:
 
 
 def place(host: str | None, port: int | None = None) -> str:
-    """The subject of an alert or an event; without a host it is the monitor itself."""
-    return "the monitor" if host is None else host if port is None else f"{host} port {port}"
+    """The subject of an alert or an event; without a host it is the monitor itself.
+
+    :param port: its number
+    """
+    return "the monitor" if host is None else host if port is None else f"{host} port {text_of(port)}"

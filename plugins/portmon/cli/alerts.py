@@ -17,24 +17,31 @@ from portmon.cli.options import (
     UntilOption,
     act,
     end_of,
+    port_of_option,
     reading,
 )
 from portmon.cli.terminal import Format, print_views
+from portmon.model.numbers import named
 
 if TYPE_CHECKING:
     from portmon.api.alerts import AlertView, DeliveryView
 
 SomePortArgument = Annotated[
-    int | None, typer.Argument(help="TCP port; without it what is wrong with the host itself.", min=1, max=65535)
+    int | None,
+    typer.Argument(
+        help="TCP port, or a UDP port such as 53/udp; without it what is wrong with the host itself.",
+        parser=port_of_option,
+        metavar="[PORT]",
+    ),
 ]
 
 
 def list_alerts(output: FormatOption = Format.TABLE) -> None:
     """List open alerts, who was notified, and what silences them.
 
-    The JSON has for each `id`, `since`, `host_id`, `host`, `port`, `program`, `unit`, `kind`, `severity`, `reason`;
-    `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id), `acknowledged` and
-    `told` (in words).
+    The JSON has for each `id`, `since`, `host_id`, `host`, `protocol`, `port`, `program`, `unit`, `kind`, `severity`,
+    `reason`; `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id),
+    `acknowledged` and `told` (in words).
     """
     from portmon.api import alerts
 
@@ -69,7 +76,16 @@ def unack(host: HostArgument, author: AuthorOption, port: SomePortArgument = Non
 def _row(one: AlertView) -> tuple[object, ...]:
     notified = ", ".join(map(_delivery, one.told)) or None
     told = one.withheld.told if one.withheld else None
-    return (minute(one.since), one.host, one.port, one.program, one.kind.value, one.severity.value, notified, told)
+    return (
+        minute(one.since),
+        one.host,
+        one.port and named(one.protocol, one.port),
+        one.program,
+        one.kind.value,
+        one.severity.value,
+        notified,
+        told,
+    )
 
 
 def _delivery(one: DeliveryView) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from portmon.cli.options import ConfigOption, FormatOption, config_of, label_options
+from portmon.cli.options import ConfigOption, FormatOption, config_of, label_options, port_of_option
 from portmon.cli.terminal import Format, complain, logs_to_stderr, print_json, say
 from portmon.errors import ConfigError, PortmonError, UnansweredError
 from portmon.model.event_kinds import EventKind, Severity
@@ -23,7 +23,9 @@ def check(
     config: ConfigOption = None,
     kind: Annotated[EventKind | None, typer.Option("--kind", help="Example: an event of this kind.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Name or id of the example's host.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Port of the example.", min=1, max=65535)] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port of the example.", parser=port_of_option, metavar="PORT")
+    ] = None,
     program: Annotated[str | None, typer.Option("--program", help="Program of the example.")] = None,
     label: Annotated[
         list[str] | None,

@@ -34,7 +34,18 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 HostArgument = Annotated[str, typer.Argument(help="Name or id of the host.")]
 UntilOption = Annotated[str | None, typer.Option("--until", help="End, ISO 8601 such as 2026-01-02T04:00.")]
 ForOption = Annotated[str | None, typer.Option("--for", help="Instead of --until: how long, such as 2h or 1d.")]
-PortArgument = Annotated[int, typer.Argument(help="TCP port.", min=1, max=65535)]
+
+
+def port_of_option(text: str) -> int:
+    """The number of a port that an argument or option names."""
+    from portmon.fields import parse_port
+
+    return read_option(parse_port, text, "PORT")
+
+
+PortArgument = Annotated[
+    int, typer.Argument(help="TCP port, or a UDP port such as 53/udp.", parser=port_of_option, metavar="PORT")
+]
 
 
 def _user() -> str:

@@ -20,10 +20,12 @@ from portmon.cli.options import (
     act,
     config_of,
     end_of,
+    port_of_option,
     reading,
 )
 from portmon.cli.terminal import Format, print_json, print_views, say
 from portmon.errors import RequestError
+from portmon.model.numbers import named, range_of
 
 if TYPE_CHECKING:
     from portmon.api.fleet import PortRow
@@ -31,9 +33,21 @@ if TYPE_CHECKING:
 
 SomeHostArgument = Annotated[str | None, typer.Argument(help="Name or id of the host; default: all.")]
 MaybePortArgument = Annotated[
-    int | None, typer.Argument(help="TCP port; default: the machine of the host.", min=1, max=65535)
+    int | None,
+    typer.Argument(
+        help="TCP port, or a UDP port such as 53/udp; default: the machine of the host.",
+        parser=port_of_option,
+        metavar="[PORT]",
+    ),
 ]
-SomePortArgument = Annotated[int | None, typer.Argument(help="TCP port; default: the host itself.", min=1, max=65535)]
+SomePortArgument = Annotated[
+    int | None,
+    typer.Argument(
+        help="TCP port, or a UDP port such as 53/udp; default: the host itself.",
+        parser=port_of_option,
+        metavar="[PORT]",
+    ),
+]
 
 
 def explain(
@@ -57,9 +71,9 @@ def explain(
         lines = lines_of(conn, settings, host, port, now=datetime.now(UTC))
         if output is Format.JSON:
             host_id = find_host(conn, host).id
-            numbers = () if port is None else ((port, port),)
+            numbers = () if port is None else (range_of(port),)
             ports = fleet.list_ports(conn, PortFilter(host_id=host_id, numbers=numbers), limit=1000).rows
-            events = fleet.list_events(conn, EventFilter(host_id=host_id, port=port), limit=100)
+            events = fleet.list_events(conn, EventFilter(host_id=host_id, numbers=numbers), limit=100)
             found = {
                 "host": fleet.one_host(conn, host_id).model_dump(),
                 "ports": [one.model_dump() for one in ports],
@@ -162,7 +176,7 @@ def list_ports(
         found,
         output,
         ("port", "state", "since", "program", "unit", "addresses", "because"),
-        lambda one: (one.port, *_state_and_owner(one, status), one.declared or "learned"),
+        lambda one: (named(one.protocol, one.port), *_state_and_owner(one, status), one.declared or "learned"),
     )
 
 

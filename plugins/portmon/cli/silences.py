@@ -30,7 +30,7 @@ def silence(
     author: AuthorOption,
     host: Annotated[Texts, typer.Option("--host", help="Glob on names of hosts; '*': everything.")] = None,
     label: Annotated[Texts, typer.Option("--label", help="NAME=GLOB, label of hosts.")] = None,
-    port: Annotated[Texts, typer.Option("--port", help="Port or range, such as 8000-8100.")] = None,
+    port: Annotated[Texts, typer.Option("--port", help="Port or range, such as 8000-8100 or 53/udp.")] = None,
     program: Annotated[Texts, typer.Option("--program", help="Glob on the program's name.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Begin, ISO 8601; default: now.")] = None,
     until: UntilOption = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 KindOption = Annotated[str, typer.Option("--kind", help="Such as down; see docs/states.md.")]
 OfHostOption = Annotated[str, typer.Option("--host", help="Name or id of the host; default: all.")]
-OfPortOption = Annotated[int | None, typer.Option("--port", help="TCP port; default: all.", min=1, max=65535)]
+OfPortOption = Annotated[
+    str | None, typer.Option("--port", help="Port or range, of one protocol as 53/udp; default: all.")
+]
 BeforeOption = Annotated[str | None, typer.Option("--until", help="Before then, likewise.")]
 SinceOption = Annotated[str | None, typer.Option("--since", help="From then on: ISO 8601, or how long ago, as 12h.")]
 SHOWN = 50
@@ -116,17 +118,19 @@ def events(
 
 
 def event_filter(
-    kind: str, host: str, port: int | None, since: str | None, until: str | None
+    kind: str, host: str, port: str | None, since: str | None, until: str | None
 ) -> Callable[[Connection], EventFilter]:
     """What the options of `events` mean, to be asked once the database is open: a host is looked up there."""
     from portmon.api import fleet
     from portmon.api.event_kinds import KINDS
+    from portmon.fields import parse_ports
 
     if kind and kind not in KINDS:
         raise typer.BadParameter(f"there is no kind {kind!r}; there are: {', '.join(KINDS)}", param_hint="--kind")
+    numbers = read_option(parse_ports, port, "--port") if port is not None else ()
     now = datetime.now(UTC)
-    times = {"since": _moment(since, "--since", now), "until": _moment(until, "--until", now)}
-    return lambda conn: fleet.event_filter(conn, kind=kind, host=host, port=port, **times)
+    times: dict[str, Any] = {"since": _moment(since, "--since", now), "until": _moment(until, "--until", now)}
+    return lambda conn: fleet.event_filter(conn, kind=kind, host=host, numbers=numbers, **times)
 
 
 def _moment(text: str | None, option: str, now: datetime) -> datetime | None:

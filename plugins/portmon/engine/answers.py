@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,16 +14,22 @@ from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, Sorted
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.ports import HostPorts
-from portmon.engine.rules import HostRules
+from portmon.engine.rules import AND_UDP, HostRules
 from portmon.engine.state import Draft, Evidence, HostState, Port
 from portmon.engine.watched import fold
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
-from portmon.model.observation import PROBE, PROTOCOL, Listing, Observation, PortKey, hung_tools
+from portmon.model.numbers import UDP, is_udp, number_of, port_of, protocol_of
+from portmon.model.observation import PROBE, Listing, Observation, PortKey, hung_tools
 from portmon.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+UDP_SHOWN = number_of(UDP, 0)
+"""Stands among the ports of a host whose last answer showed UDP, so that one without any UDP port is told from one that
+was not asked."""
 
 
 class ChangedPorts:
@@ -66,13 +72,17 @@ class Answers:
         """Compare stored and seen ports in one merge, evaluate those that differ, and update their hosts."""
         rules = {look.host_id: self._inputs.rules.for_host(self._inputs.inventory[look.host_id]) for look in looks}
         evidence = {
-            look.host_id: self._evidence(look, rules[look.host_id].digest, new_boot=look.host_id in answers.new_boots)
+            look.host_id: self._evidence(look, rules[look.host_id], new_boot=look.host_id in answers.new_boots)
             for look in looks
         }
         declared = self._inputs.declared
+        # An answer that does not show UDP says nothing of its ports.
+        hide = {look.host_id for look in looks if rules[look.host_id].udp and look.shows.udp is None}
+        ports = frames.without_udp(ports, hide)
+        learned = frames.udp_ports(ports) if any(own.udp for own in rules.values()) else {}
         known = {} if all(own.watches_all for own in rules.values()) else frames.known_owners(ports)
         other_rules = {host_id for host_id, one in evidence.items() if one.rules_changed}
-        seen = fold(looks, rules, declared, known, cache(lambda: frames.known_values(ports)), other_rules)
+        seen = fold(looks, rules, declared, known, cache(lambda: frames.known_values(ports)), other_rules, learned)
         comparison = frames.Comparison(ports, seen, declared)
         differing, absent = comparison.differing(), set()
         for look in looks:
@@ -81,6 +91,8 @@ class Answers:
             own = HostPorts(host, evidence[look.host_id], rules[look.host_id], must, self._inputs.accepted, given)
             own.evaluate(differing.pop(look.host_id, []))
             for number in sorted(must):
+                if is_udp(number) and not (rules[look.host_id].udp and look.shows.udp is not None):
+                    continue
                 if (look.host_id, number) not in comparison.listed:
                     absent.add(look.host_id)
                     if look.confirmed:
@@ -103,21 +115,21 @@ class Answers:
         """Hosts of which the same observation, evaluated once more, would change something."""
         pending = comparison.pending(changes.changed, changes.gone)
         for look in looks:
-            nameless = look.host_id in comparison.differed and any(one.program is None for one in look.shows.listeners)
+            nameless = look.host_id in comparison.differed and any(one.program is None for one in look.shows.sockets)
             if nameless and not rules[look.host_id].watches_all:
                 # Rules match such a listener by the last known programs of its port, which may have changed.
                 pending.add(look.host_id)
         return pending
 
-    def _evidence(self, look: Observation, rules: str, *, new_boot: bool) -> Evidence:
-        """What all ports of a host share in this observation, given the digest of the rules in force."""
+    def _evidence(self, look: Observation, rules: HostRules, *, new_boot: bool) -> Evidence:
+        """What all ports of a host share in this observation, given the rules in force."""
         host, seen, at = self._hosts[look.host_id], look.shows, look.observed_at
         if new_boot and (host.grace_until is None or at >= host.grace_until):
             # A second reboot does not extend the grace: a host that boots again and again would never have a port down.
             host.grace_until = at + self._inputs.settings.reboot_grace
         if new_boot:
             host.booted_at = at
-        many = owners.many_programs(seen.listeners)
+        many = owners.many_programs(seen.sockets if rules.udp else seen.listeners)
         if not many.issubset(host.many):
             host.many = tuple(sorted(many.union(host.many))[: limits.OWNERS])
         first = host.last_ok_at is None
@@ -129,7 +141,7 @@ class Answers:
             at=at,
             clock=clock,
             first=first,
-            before=frozenset(int(key.rpartition("/")[2]) for key in before),
+            before=_numbers(before),
             seen_at=host.last_ok_at,
             seen_clock=host.evidence,
             ephemeral=seen.ephemeral,
@@ -137,9 +149,10 @@ class Answers:
             tool_before=host.tool if host.last_ok_at else None,
             new_boot=new_boot,
             grace_until=host.grace_until,
-            rules_changed=host.rules is not None and host.rules != rules,
+            rules_changed=host.rules is not None and host.rules.removesuffix(AND_UDP) != rules.tcp_digest,
+            udp_begins=rules.udp and seen.udp is not None and UDP_SHOWN not in _numbers(before),
             confirmed=look.confirmed,
-            listening=frozenset(listener.port for listener in seen.listeners),
+            listening=frozenset(one.number for one in (seen.sockets if rules.udp else seen.listeners)),
             half_interval=self._inputs.interval / 2,
             pause=clocks.pause_of(self._fleet.interval),
             pace=self._fleet.pace,
@@ -149,8 +162,8 @@ class Answers:
             jumped=self._fleet.jumped,
             forget_after=self._inputs.forget_after,
             reserved=seen.reserved,
-            shown=seen.listeners,
-            units=frozenset(listener.unit for listener in seen.listeners if listener.unit),
+            shown=seen.sockets if rules.udp else seen.listeners,
+            units=frozenset(one.unit for one in seen.sockets if one.unit),
             many=frozenset(host.many),
             booted_at=host.booted_at,
             boot_clock=kept.clock if kept else clock if new_boot else None,
@@ -167,6 +180,10 @@ class Answers:
             count = len(evidence.listening)
             reason = f"First complete answer: {counted(count, 'listening port')}"
             report.of_host(host, at, Draft(EventKind.BASELINE, reason, details={"ports": count}))
+        elif evidence.udp_begins and not evidence.new_boot:
+            count = sum(map(is_udp, evidence.listening))
+            reason = f"First answer that shows UDP: {counted(count, 'UDP port')}"
+            report.of_host(host, at, Draft(EventKind.BASELINE, reason, details={"ports": count, "protocol": UDP}))
         if evidence.new_boot:
             boot = _rebooted(host, seen, evidence)
         single.tick(host, look, self._fleet)
@@ -183,9 +200,21 @@ class Answers:
         if seen.probe < PROBE and (host.probe or PROBE) >= PROBE:
             reason = "Its forced command is of an earlier version: install the script that `portmon probe` prints"
             report.of_host(host, at, Draft(EventKind.PROBE_OUTDATED, reason, details={"probe": seen.probe}))
-        host.rules = self._inputs.rules.for_host(self._inputs.inventory[look.host_id]).digest
+        rules = self._inputs.rules.for_host(self._inputs.inventory[look.host_id])
+        host.rules = rules.digest
         host.probe, host.reader, host.tool = seen.probe, seen.reader, seen.tool
-        host.listening = tuple(f"{PROTOCOL}/{port}" for port in sorted(evidence.listening))
+        listening = evidence.listening
+        if rules.udp:
+            # Where the answer does not show UDP, what the last one showed that did goes on.
+            last = filter(is_udp, evidence.before) if seen.udp is None else (UDP_SHOWN,)
+            listening = listening.union(last)
+        host.listening = tuple(f"{protocol_of(number)}/{port_of(number)}" for number in sorted(listening))
+
+
+def _numbers(listening: Iterable[str]) -> frozenset[int]:
+    """The numbers of ``tcp/80`` and ``udp/53``."""
+    keys = (key.split("/") for key in listening)
+    return frozenset(number_of(protocol, int(port)) for protocol, port in keys)
 
 
 def fingerprint_of(look: Observation, inputs: EvaluationInputs) -> str | None:

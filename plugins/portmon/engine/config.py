@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from portmon.fields import Duration, HostMatch, PortRanges, PositiveDuration, Section, Text
+from portmon.fields import DeclaredRanges, Duration, HostMatch, PositiveDuration, Section, Text
 from portmon.model.event_kinds import Severity
 
 
@@ -32,7 +32,10 @@ class Thresholds(Section):
 class Declaration(HostMatch, Thresholds):
     """Ports that must listen on some hosts: one that does not is down from the first observation."""
 
-    port: PortRanges = Field(description="port or list; of a range every port must listen")
+    port: DeclaredRanges = Field(
+        description="port or list; of a range every port must listen. A number is a TCP port, `53/udp` one of UDP, "
+        "which must listen where `scan.protocols` names UDP"
+    )
     owner: Text | None = Field(
         None, description="unit (`nginx.service`, a template without its instance) or program that must have the port"
     )

@@ -18,6 +18,7 @@ from portmon.engine.declared import Declared
 from portmon.engine.lifecycle import Changes
 from portmon.engine.state import Port, Seen
 from portmon.engine.watched import SETS, KnownOwner, SeenPort
+from portmon.model.numbers import BEYOND, UDP, number_of
 from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
 
@@ -56,7 +57,6 @@ AT_ONCE = 2000
 class Pair(NamedTuple):
     """A port as it is stored and as an observation shows it; None where it is not."""
 
-    protocol: str
     number: int
     known: Port | None
     seen: Seen | None
@@ -164,12 +164,32 @@ def _plain(value: Any) -> Any:
     return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 
+def numbers_of(ports: pd.DataFrame) -> pd.Series:
+    """The numbers of the ports of a frame, see :mod:`portmon.model.numbers`."""
+    is_udp = ports["protocol"] == UDP
+    return ports["port"] + is_udp * BEYOND if is_udp.any() else ports["port"]
+
+
+def without_udp(ports: pd.DataFrame, host_ids: Collection[str]) -> pd.DataFrame:
+    """The ports of a frame without the UDP ports of some hosts."""
+    return ports[~((ports["protocol"] == UDP) & ports["host_id"].isin(list(host_ids)))] if host_ids else ports
+
+
+def udp_ports(ports: pd.DataFrame) -> dict[str, set[int]]:
+    """Host id to the numbers of its UDP ports."""
+    found: dict[str, set[int]] = defaultdict(set)
+    own = ports[ports["protocol"] == UDP]
+    for host_id, number in zip(own["host_id"], numbers_of(own), strict=True):
+        found[host_id].add(number)
+    return found
+
+
 # ── known owners ────────────────────────────────────────────────────────────────────────────────
 
 
 def known_owners(known: pd.DataFrame) -> dict[tuple[str, int], KnownOwner]:
-    """The last known owners of ports."""
-    keys = zip(known["host_id"], known["port"], strict=True)
+    """The last known owners of ports, by host id and number."""
+    keys = zip(known["host_id"], numbers_of(known), strict=True)
     addresses = [(*own, *lost) for own, lost in zip(known["addresses"], known["lost"], strict=True)]
     watched = known["hidden_since"].isna() & (known["status"] != PortStatus.CANDIDATE.value)
     parts = (known["programs"], known["comms"], known["units"], addresses, watched, known["declared"].notna())
@@ -178,10 +198,10 @@ def known_owners(known: pd.DataFrame) -> dict[tuple[str, int], KnownOwner]:
 
 
 def known_values(known: pd.DataFrame) -> dict[tuple[str, int], Mapping[str, tuple[Any, ...]]]:
-    """Stored owners and binds of ports. Binds that are lost count as known."""
+    """Stored owners and binds of ports, by host id and number. Binds that are lost count as known."""
     rows = known[[*KEY, *SETS, "lost"]].to_dict("records")
     return {
-        (row["host_id"], row["port"]): {
+        (row["host_id"], number_of(row["protocol"], row["port"])): {
             **{name: row[name] for name in SETS},
             "addresses": (*row["addresses"], *row["lost"]),
         }
@@ -209,8 +229,8 @@ class Comparison:
         listening["port"] = listening["port"].astype("int64")
         both = self._beside(known, listening)
         differs = both[~self._is_quiet(both)]
-        self.listed = set(zip(both["host_id"], both["port"], strict=True)) if declared else set()
-        """Host id and port of all that is known or seen, if there are declared ports."""
+        self.listed = set(zip(both["host_id"], numbers_of(both), strict=True)) if declared else set()
+        """Host id and number of all that is known or seen, if there are declared ports."""
         keys = zip(*(differs[name] for name in KEY), strict=True)
         self._differing: dict[PortKey, bool] = dict(zip(keys, differs["found"] != "left_only", strict=True))
         """Keys of what differs, and whether it is seen."""
@@ -228,7 +248,7 @@ class Comparison:
             if row["found"] != "left_only":
                 own = {name: row[name] for name in ("listed", "more", "listeners")}
                 seen = Seen(**{name: row[f"{name}_seen"] for name in SETS}, **own, excluded=row["excluded"] or ())
-            found[row["host_id"]].append(Pair(row["protocol"], row["port"], known, seen))
+            found[row["host_id"]].append(Pair(number_of(row["protocol"], row["port"]), known, seen))
         # Not needed any more: one host may have very many.
         self._rows = self._rows[:0].copy()
         return found
@@ -267,7 +287,7 @@ class Comparison:
                 *(
                     column.tolist()
                     for column in (
-                        *(both["host_id"], both["port"], declared),
+                        *(both["host_id"], numbers_of(both), declared),
                         *(both["lost"], both["unwatched"], both["owners"], both["listeners"], both["excluded"]),
                     )
                 ),

@@ -60,8 +60,8 @@ class Kept:
 
     @property
     def shown(self) -> frozenset[int]:
-        """Ports of the last observation before it."""
-        return frozenset(port.port for port in self.ports if port.last_seen_at is None)
+        """Numbers of the ports of the last observation before it."""
+        return frozenset(port.number for port in self.ports if port.last_seen_at is None)
 
 
 def shown_by(listing: Listing) -> Machine:
@@ -102,8 +102,8 @@ def changed(host: HostState, listing: Listing, ports: Iterable[Port]) -> bool:
     there = [port for port in ports if port.last_seen_at is None]
     before = ({inode for port in there for inode in port.inodes}, {pid for port in there for pid in port.pids})
     now = (
-        {one.inode for one in listing.listeners if one.inode is not None},
-        {one.pid for one in listing.listeners if one.pid is not None},
+        {one.inode for one in listing.sockets if one.inode is not None},
+        {one.pid for one in listing.sockets if one.pid is not None},
     )
     comparable = any(old and new for old, new in zip(before, now, strict=True))
     return comparable and all(old.isdisjoint(new) for old, new in zip(before, now, strict=True))

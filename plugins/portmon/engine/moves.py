@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from portmon.engine.owners import containers_of, services_of
 from portmon.engine.state import Evidence, Port, Seen
 from portmon.matching import bind_scopes
+from portmon.model.numbers import is_udp
 from portmon.model.state import PortStatus
 from portmon.probe.compare import program_of
 
@@ -24,6 +25,8 @@ def heirs(
 ) -> dict[int, int]:
     """Missing port to the port to which its program moved: as many of one owner, family and reach came as are gone.
 
+    UDP ports never move: they are not learned in that range.
+
     Candidates count as well: they come and go, and the death of a port beside one that goes on elsewhere is no move.
 
     :param arrivals: ports that are shown and not known
@@ -32,19 +35,22 @@ def heirs(
     """
     if not evidence.confirmed:
         return {}
-    gone = [port for port in missing if port.port not in must and _may_move(port, evidence)]
+    gone = [port for port in missing if port.number not in must and _may_move(port, evidence)]
     came = {
         number: seen
         for number, seen in arrivals.items()
-        if number not in must and evidence.is_ephemeral(number, (*seen.comms, *seen.programs)) and not _is_proxy(seen)
+        if number not in must
+        and not is_udp(number)
+        and evidence.is_ephemeral(number, (*seen.comms, *seen.programs))
+        and not _is_proxy(seen)
     }
     if not gone or not came:
         return {}
-    candidates = {port.port for port in gone if port.status == PortStatus.CANDIDATE}
+    candidates = {port.number for port in gone if port.status == PortStatus.CANDIDATE}
     owner_of = _owners([*gone, *came.values()], _new_ids(stayed, evidence), evidence)
     groups: dict[tuple[Hashable, Hashable], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for port in gone:
-        groups[owner_of(port), _reach((*port.addresses, *port.lost))][0].append(port.port)
+        groups[owner_of(port), _reach((*port.addresses, *port.lost))][0].append(port.number)
     for number, seen in came.items():
         groups[owner_of(seen), _reach(seen.addresses)][1].append(number)
     return {
@@ -57,14 +63,14 @@ def heirs(
 
 
 def _may_move(port: Port, evidence: Evidence) -> bool:
-    if port.hidden_since is not None or _is_proxy(port):
+    if port.hidden_since is not None or _is_proxy(port) or is_udp(port.number):
         return False
-    if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
+    if not evidence.is_ephemeral(port.number, (*port.comms, *port.programs)):
         return False
     if port.last_seen_at is None:
         return port.status != PortStatus.DOWN
     # In the first hour of a boot what came and what is gone may show in different looks.
-    is_late = evidence.is_early and port.port in evidence.before_boot
+    is_late = evidence.is_early and port.number in evidence.before_boot
     return is_late and port.status != PortStatus.CANDIDATE and (port.seen_clock or 0.0) < (evidence.boot_clock or 0.0)
 
 

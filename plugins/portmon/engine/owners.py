@@ -511,6 +511,28 @@ def returned(known: Sequence[PortOwner], shown: Holders, many: Collection[str], 
     return Change((*found.here, *found.newcomers, *rest, *gone), gone=gone, binds=found.binds)
 
 
+def without_clients(change: Change, known: Sequence[PortOwner], many: Collection[str], times: Times) -> Change:
+    """A change of the owners of a UDP port, without those that leave it to others and are no service, or came not long
+    ago.
+
+    Several programs may have one UDP port: browsers, players and chat programs hear what is sent to all beside the
+    service of mDNS or SSDP, and a resolver asks from any port. Nothing is missing when one of them ends.
+
+    :param known: owners of the port before
+    """
+
+    def is_client(own: PortOwner) -> bool:
+        return own.unit is None or (own.joined is not None and times.clock - own.joined < times.mature_after)
+
+    clients = [own for own in change.gone if is_client(own)]
+    owners = tuple(own for own in change.owners if own not in clients)
+    change = dataclasses.replace(change, owners=owners, gone=tuple(own for own in change.gone if own not in clients))
+    stays = any(same(one, own, many) for one in change.newcomers for own in known)
+    if change.replaced and stays and all(map(is_client, change.replaced)):
+        return dataclasses.replace(change, replaced=(), newcomers=())
+    return change
+
+
 def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], clock: float) -> tuple[PortOwner, ...]:
     """Who has a port that is down now, and who had it, given those that were known: each with the clock since when."""
     if not shown.owners:
@@ -578,13 +600,13 @@ def names_of(owners: Iterable[PortOwner]) -> str:
 def left_by_owners(shared: Mapping[int, Sequence[PortOwner]], listing: Listing) -> list[int]:
     """The ports that one of their owners left, so that the host is asked once more.
 
-    :param shared: port: its known owners
+    :param shared: number of a port: its known owners
     """
     rows: dict[int, list[Listener]] = defaultdict(list)
-    for row in listing.listeners:
-        if row.port in shared:
-            rows[row.port].append(without_first_process(row, listing.tool))
-    many = many_programs(listing.listeners)
+    for row in listing.sockets:
+        if row.number in shared:
+            rows[row.number].append(without_first_process(row, listing.tool))
+    many = many_programs(listing.sockets)
     times = Times(datetime.fromtimestamp(0, UTC), 0.0, 0.0, confirmed=True, in_grace=False)
     changes = {port: compare(shared[port], holders(own, listing.tool, many), many, times) for port, own in rows.items()}
     return [port for port, change in changes.items() if change.gone or change.replaced]

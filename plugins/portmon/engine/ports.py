@@ -19,7 +19,8 @@ from portmon.engine.terms import Given, Terms, terms_of
 from portmon.engine.watched import any_watched, deciding, decisions_on, why_watched
 from portmon.engine.young import YoungPorts
 from portmon.model.event_kinds import AlertRole, EventKind
-from portmon.model.observation import PROTOCOL, Listener, PortKey
+from portmon.model.numbers import is_udp, port_of, protocol_of, text_of
+from portmon.model.observation import Listener, PortKey
 from portmon.model.state import PortStatus
 
 NOTICES = 200
@@ -29,7 +30,7 @@ NOTICES = 200
 class HostPorts:
     """The changes of the ports of one host, and their events.
 
-    :param must: declared ports, each with what declares it
+    :param must: declared ports by their numbers, each with what declares it
     :param accepted: when a person accepted what is wrong with a port
     :param given: the terms of declared ports, where the declaration gives some
     """
@@ -63,7 +64,7 @@ class HostPorts:
         pairs.reverse()
         while pairs:
             # Each one is freed once it is evaluated: one host may have very many.
-            protocol, number, port, seen = pairs.pop()
+            number, port, seen = pairs.pop()
             if port is None:
                 assert seen is not None  # noqa: S101 - for the type checker
                 if not self._was_excluded(number, seen):
@@ -75,21 +76,21 @@ class HostPorts:
                     # What ended may silence what is new.
                     later.append((port, seen))
                     continue
-                self._keep((self._host.host_id, protocol, number), port, self._again(port, seen))
-            elif number in self._must or self._is_watched(port):
+                self._keep(self._key(number), port, self._again(port, seen))
+            elif self._is_watched(port):
                 if number not in self._must and not owners.of(port) and self._is_denied(number):
-                    self._keep((self._host.host_id, protocol, number), port, transitions.denied(port))
+                    self._keep(self._key(number), port, transitions.denied(port))
                 else:
                     missing.append(port)
             else:
-                key = (self._host.host_id, protocol, number)
-                self._keep(key, port, transitions.hidden(port, self._evidence))
+                why = () if self._rules.udp or not is_udp(number) else ("UDP is not asked for there any more",)
+                self._keep(self._key(number), port, transitions.hidden(port, self._evidence, *why))
         heirs = moves.heirs(missing, arrivals, elsewhere, self._evidence, self._must)
-        known = {port.port: port for port in missing}
+        known = {port.number: port for port in missing}
         taken = {new: known[old] for old, new in heirs.items()}
         for port in sorted(missing, key=self._young.speaks):
-            key = (self._host.host_id, port.protocol, port.port)
-            declared, accepted, heir = self._must.get(port.port), self._accepted.get(key), heirs.get(port.port)
+            key = frames.key_of(port)
+            declared, accepted, heir = self._must.get(port.number), self._accepted.get(key), heirs.get(port.number)
             port = self._ready(port)
             step = transitions.gone(
                 port, self._evidence, declared=declared, accepted=accepted, heir=heir, terms=self._terms(port)
@@ -99,10 +100,13 @@ class HostPorts:
             if self._evidence.new_boot and number not in taken:
                 # What is new is told in the second observation of a boot, when services have started.
                 continue
-            key, declared = (self._host.host_id, PROTOCOL, number), self._must.get(number)
+            key, declared = self._key(number), self._must.get(number)
             terms = terms_of(self._evidence.settings, self._given.get(number))
             heir_of = taken.get(number)
-            step = transitions.appear(key, seen, self._evidence, declared=declared, heir_of=heir_of, terms=terms)
+            evidence = self._evidence
+            if is_udp(number) and evidence.udp_begins:
+                evidence = dataclasses.replace(evidence, first=True)
+            step = transitions.appear(key, seen, evidence, declared=declared, heir_of=heir_of, terms=terms)
             self._keep(key, None, step)
         for port, seen in sorted(later, key=lambda one: self._young.speaks(one[0])):
             self._keep(frames.key_of(port), port, self._again(port, seen))
@@ -112,7 +116,7 @@ class HostPorts:
         """Evaluate a port that is declared, not known, and does not listen; not in the first one of a boot."""
         if self._evidence.new_boot:
             return
-        key = (self._host.host_id, PROTOCOL, number)
+        key = self._key(number)
         self._keep(key, None, transitions.absent(key, self._evidence, declared=self._must[number]))
 
     def tell(self, report: Report) -> None:
@@ -126,14 +130,14 @@ class HostPorts:
             numbers = [port for _, port in self._counted]
             reason = (
                 f"{len(numbers) + NOTICES} ports changed in one look: {NOTICES} of them are told one by one, the rest "
-                f"is counted here ({what}; ports {min(numbers)} to {max(numbers)})"
+                f"is counted here ({what}; ports {text_of(min(numbers))} to {text_of(max(numbers))})"
             )
             details = {"counts": dict(sorted(counts.items())), "ports": len(numbers)}
             report.of_host(self._host, self._evidence.at, Draft(EventKind.MANY_CHANGES, reason, details=details))
 
     def _again(self, port: Port, seen: Seen) -> Transition:
-        declared, watched = self._must.get(port.port), self._watches(port)
-        accepted = self._accepted.get((self._host.host_id, port.protocol, port.port))
+        declared, watched = self._must.get(port.number), self._watches(port)
+        accepted = self._accepted.get(frames.key_of(port))
         terms = self._terms(port)
         return transitions.again(
             self._ready(port),
@@ -157,14 +161,14 @@ class HostPorts:
         by_port = self._listeners
         if not by_port:
             for row in self._evidence.shown:
-                by_port[row.port].append(row)
+                by_port[row.number].append(row)
         own = (row for row in by_port.get(number, ()) if row.program or row.comm)
         return any(self._rules.evaluate(Subject(number, row.address)).watched for row in own)
 
     def _terms(self, port: Port) -> Terms:
         """By which terms the port is evaluated."""
-        settings, given = self._evidence.settings, self._given.get(port.port)
-        if given is None and not self._rules.watches_all and port.port not in self._must:
+        settings, given = self._evidence.settings, self._given.get(port.number)
+        if given is None and not self._rules.watches_all and port.number not in self._must:
             decision = deciding(port, (*port.addresses, *port.lost), self._rules)
             given = Given(decision.given) if decision else None
         return terms_of(settings, given)
@@ -182,6 +186,10 @@ class HostPorts:
 
     def _is_watched(self, port: Port) -> bool:
         """Whether a port that is not shown is watched. Only a change of rules or the CMDB hides one."""
+        if is_udp(port.number) and not self._rules.udp:
+            return False
+        if port.number in self._must:
+            return True
         is_asked = self._evidence.rules_changed or port.declared is not None or port.hidden_since is not None
         if not is_asked:
             return True
@@ -190,7 +198,7 @@ class HostPorts:
 
     def _watches(self, port: Port) -> Callable[[str | PortOwner], bool]:
         """Whether the rules in force watch a bind address of a port, or an owner."""
-        if port.port in self._must or self._rules.watches_all:
+        if port.number in self._must or self._rules.watches_all:
             return lambda what: True
 
         def watches(what: str | PortOwner) -> bool:
@@ -202,6 +210,9 @@ class HostPorts:
             return any_watched(own, what.binds, self._rules)
 
         return watches
+
+    def _key(self, number: int) -> PortKey:
+        return self._host.host_id, protocol_of(number), port_of(number)
 
     def _keep(self, key: PortKey, before: Port | None, step: Transition) -> None:
         """Keep the next state of a port. Its events are made once all ports of the host are evaluated."""
@@ -225,10 +236,10 @@ class HostPorts:
         Called while notices come in: 20,000 of one host would take too much memory.
         """
         notices = [one for one in self._told if _is_notice(one[1])]
-        most = sorted(notices, key=lambda one: one[2].port)[NOTICES:]
+        most = sorted(notices, key=lambda one: one[2].number)[NOTICES:]
         counted = set(map(id, most))
         self._told = [one for one in self._told if id(one) not in counted]
-        self._counted += [(draft.kind, port.port) for _, draft, port in most]
+        self._counted += [(draft.kind, port.number) for _, draft, port in most]
         self._notices = len(notices) - len(most)
 
     def _tell_of(self, row: Row, draft: Draft, port: Port, report: Report) -> None:

@@ -15,11 +15,15 @@ from portmon.engine.config import Thresholds
 from portmon.fields import BindScopes, Globs, HostMatch, PortRanges, globs_schema
 from portmon.matching import any_glob, in_ranges, in_scope, matches_host
 from portmon.model.host import Host
+from portmon.model.numbers import is_udp
+
+AND_UDP = " and UDP"
 
 
 class Subject(NamedTuple):
     """A listener, as rules match it.
 
+    :param port: its number, see :mod:`portmon.model.numbers`
     :param programs: names of its program, one of which has to match; without any no glob matches
     :param units: systemd units or containers, likewise
     """
@@ -39,7 +43,10 @@ class Rule(HostMatch, Thresholds):
     """
 
     action: Literal["allow", "deny"] = Field(description="`allow` watches what matches, `deny` ignores it")
-    port: PortRanges | None = Field(None, description="port, range such as `8000-8100`, or a list")
+    port: PortRanges | None = Field(
+        None,
+        description="port, range such as `8000-8100`, or a list; a number is of TCP and UDP, `53/udp` of one",
+    )
     program: Annotated[Globs | None, globs_schema("globs on the program's name")] = Field(
         None, description="glob or list of globs on the program's name; an unknown program matches none"
     )
@@ -101,15 +108,22 @@ class HostRules:
 
     :param rules: with their index in the list
     :param only_allowed: a port that no rule matches is not watched
-    :param digest: the same for equal rules in the same order; comments and indices do not count
+    :param tcp_digest: the same for equal rules in the same order; comments and indices do not count
     :param ignored: ports that people ignore, which come before the list: until when, by whom and why
+    :param udp: UDP is watched
     """
 
     rules: tuple[tuple[int, Rule], ...]
     only_allowed: bool
     where: Callable[..., str]
-    digest: str
+    tcp_digest: str
     ignored: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    udp: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The same for equal rules, and whether UDP is watched."""
+        return self.tcp_digest + AND_UDP if self.udp else self.tcp_digest
 
     @property
     def watches_all(self) -> bool:
@@ -118,6 +132,8 @@ class HostRules:
 
     def evaluate(self, subject: Subject) -> Decision:
         """Whether a listener is watched: the first rule that matches decides."""
+        if not self.udp and is_udp(subject.port):
+            return Decision(False, "scan.protocols does not name UDP there")
         if subject.port in self.ignored:
             return Decision(False, f"ignored {self.ignored[subject.port]}")
         for index, rule in self.rules:
@@ -137,7 +153,8 @@ class RuleSet:
     """All rules of portmon.yaml, after the ports that people ignore.
 
     :param where: names a rule with its line: :meth:`portmon.config.Config.where`
-    :param ignored: by host id and port: until when, by whom and why
+    :param ignored: by host id and number of the port: until when, by whom and why
+    :param udp: whether UDP is watched on a host; None if it is on none
     """
 
     def __init__(
@@ -146,7 +163,9 @@ class RuleSet:
         *,
         where: Callable[..., str] | None = None,
         ignored: Mapping[tuple[str, int], str] | None = None,
+        udp: Callable[[Host], bool] | None = None,
     ) -> None:
+        self._udp = udp
         self._rules = tuple(rules)
         self._where = where or (lambda section, index: f"{section}[{index}]")
         # Similar hosts share their rules: 100,000 hosts need few HostRules.
@@ -170,8 +189,10 @@ class RuleSet:
                 only_allowed = any(rule.action == "allow" for _, rule in rules)
                 self._by_rules[indices] = HostRules(rules, only_allowed, self._where, digest)
             self._by_kind[kind] = self._by_rules[indices]
-        shared, ignored = self._by_kind[kind], self._ignored.get(host.id)
-        if not ignored:
-            return shared
-        digest = f"{shared.digest} without {','.join(map(str, sorted(ignored)))}"
-        return dataclasses.replace(shared, ignored=ignored, digest=digest)
+        found, ignored = self._by_kind[kind], self._ignored.get(host.id)
+        if self._udp is not None and self._udp(host):
+            found = dataclasses.replace(found, udp=True)
+        if ignored:
+            digest = f"{found.tcp_digest} without {','.join(map(str, sorted(ignored)))}"
+            found = dataclasses.replace(found, ignored=ignored, tcp_digest=digest)
+        return found

@@ -12,6 +12,7 @@ from portmon.engine.lifecycle import NONE, Changes, Pace
 from portmon.engine.owners import PortOwner, Times
 from portmon.matching import in_ranges
 from portmon.model.event_kinds import EventKind
+from portmon.model.numbers import is_udp, number_of, port_of
 from portmon.model.observation import Listener
 from portmon.model.state import HostStatus
 from portmon.probe.compare import comparable_addresses
@@ -106,6 +107,11 @@ class Port:
         return {name: own for name, own in changes.items() if own.flapping_since}
 
     @property
+    def number(self) -> int:
+        """See :mod:`portmon.model.numbers`."""
+        return number_of(self.protocol, self.port)
+
+    @property
     def flapping_since(self) -> datetime | None:
         """Since when it, or a part of it, flaps."""
         return min(filter(None, (own.flapping_since for own in self.flapping.values())), default=None)
@@ -166,7 +172,8 @@ class HostState:
     :param presence: its changes: unreachable, reachable, rebooted
     :param told: times of its messages within the last day
     :param rules: digest of the rules in force in its last ok observation
-    :param listening: sorted ``tcp/80`` keys of that observation, before rules; None if it was not loaded
+    :param listening: sorted ``tcp/80`` keys of that observation, before rules; None if it was not loaded. ``udp/0`` is
+        there if UDP was shown; if it is not shown any more, the last ones stay
     :param fingerprint: see :mod:`portmon.engine.fingerprint`; None unless the host is settled
     :param probe: version of the frame of that observation, like ``reader``; None for those without a number
     :param hung: tools that hung on the host, with commas, noticed at ``hung_at``
@@ -243,7 +250,7 @@ class Evidence:
 
     :param clock: evidence clock of the host, in seconds
     :param first: it is the host's first ok observation
-    :param before: TCP ports of the last ok observation, before rules
+    :param before: numbers of the ports of the last ok observation, before rules
     :param seen_at: time of the last ok observation, and ``seen_clock`` the evidence clock then
     :param ephemeral: the host's ephemeral range, both ends inclusive, and ``reserved`` ranges of it that the kernel
         hands out to none
@@ -252,10 +259,11 @@ class Evidence:
     :param booted_at: the first ok observation of this boot; None if none is known
     :param boot_clock: evidence clock at the first look of this boot, None if that is not known any more
     :param before_boot: ports of the last look before it
+    :param udp_begins: it is the first one of the host that shows UDP, which is watched
     :param new_boot: it is the first ok observation of a boot
     :param grace_until: end of the grace after a reboot
     :param confirmed: a missing port is missing in two answers
-    :param listening: TCP ports of this observation, before rules
+    :param listening: numbers of the ports of this observation, before rules
     :param half_interval: a counter grows at most once in this time
     :param pause: the longest time between two observations that counts as a whole
     :param learning: another version of reader or probe made the last ok observation: attributes are taken over without
@@ -292,6 +300,7 @@ class Evidence:
     booted_at: datetime | None = None
     boot_clock: float | None = None
     before_boot: frozenset[int] = frozenset()
+    udp_begins: bool = False
 
     def counts(self, counted_at: datetime | None) -> bool:
         """Whether a counter that last grew at ``counted_at`` may grow again."""
@@ -328,14 +337,24 @@ class Evidence:
     def is_ephemeral(self, port: int, names: Iterable[str] = ()) -> bool:
         """Whether the host may have picked the port at random.
 
-        :param names: of its programs: rpc.* take ports below 1024
+        :param port: its number
+        :param names: of its programs: rpc.* take ports below 1024, and of UDP rpcbind as well
         """
-        low, high = self.ephemeral
-        if high - low >= WIDE:
-            low = max(low, WIDE)
-        if low <= port <= high:
-            return not in_ranges(port, self.reserved)
-        return port in RPC_PORTS and any(name.startswith("rpc.") for name in names)
+        return is_ephemeral(port, names, self.ephemeral, self.reserved)
+
+
+def is_ephemeral(
+    port: int, names: Iterable[str], ephemeral: tuple[int, int], reserved: Sequence[tuple[int, int]]
+) -> bool:
+    """See :meth:`Evidence.is_ephemeral`."""
+    is_rpc = ("rpc.", "rpcbind") if is_udp(port) else ("rpc.",)
+    port = port_of(port)
+    low, high = ephemeral
+    if high - low >= WIDE:
+        low = max(low, WIDE)
+    if low <= port <= high:
+        return not in_ranges(port, reserved)
+    return port in RPC_PORTS and any(name.startswith(is_rpc) for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from portmon.engine.state import Draft, Evidence, Port, Seen
 from portmon.engine.terms import Terms
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
+from portmon.model.numbers import is_udp, number_of
 from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
 
@@ -37,7 +38,8 @@ def appear(
     :param declared: the source of the declaration, None without one
     :param heir_of: the port from which its program moved
     """
-    was_there = evidence.first or evidence.learning or key[2] in evidence.before
+    number = number_of(*key[1:])
+    was_there = evidence.first or evidence.learning or number in evidence.before
     port = Port(*key, PortStatus.UP, evidence.at, first_seen_at=evidence.at, at_baseline=was_there, declared=declared)
     _take(port, seen, evidence)
     shown = holding.shown_owners(seen, evidence)
@@ -54,9 +56,10 @@ def appear(
         port.last_seen_at = None
         return Transition(port, row)
     port.young_since = None if _is_born_mature(port, seen, evidence) else evidence.clock
-    proven = declared or seen.listed or (evidence.first and any(map(is_service, seen.units)))
-    is_random = evidence.is_ephemeral(key[2], (*seen.comms, *seen.programs)) and not proven
-    if is_random and evidence.settings.ephemeral_after > 1:
+    proven = seen.listed or (evidence.first and any(map(is_service, seen.units)))
+    is_random = evidence.is_ephemeral(number, (*seen.comms, *seen.programs)) and not proven
+    # Who waits for an answer has a UDP port as a server has one, and any number: its socket has to last.
+    if (is_random or is_udp(number)) and not declared and evidence.settings.ephemeral_after > 1:
         port.status, port.streak, port.counted_at = PortStatus.CANDIDATE, 1, evidence.at
         return Transition(port, Row.BASELINE if evidence.first else Row.CANDIDATE)
     return Transition(port, row, _welcome(port, evidence))
@@ -102,6 +105,8 @@ def again(
         known = tuple(dataclasses.replace(own, is_watched=is_watched(own)) for own in known)
     if port.status == PortStatus.UP:
         change = holding.changed_owners(port, known, shown, evidence)
+        if is_udp(port.number):
+            change = owners.without_clients(change, known, evidence.many, evidence.times)
         if other_rules and not any(own.is_watched for own in change.replaced):
             # Who is excluded from now on leaves without a word.
             change = dataclasses.replace(change, replaced=())
@@ -153,7 +158,7 @@ def gone(
     if evidence.new_boot and port.grace_until is None:
         port.grace_until = _grace_of(port, evidence, terms)
         port.owners = holding.kept_owners(port, owners.after_boot(owners.of(port), owners.Holders(()), evidence.many))
-    if not confirmed and port.port not in evidence.listening:
+    if not confirmed and port.number not in evidence.listening:
         # A port on which an excluded program listens did not seem missing, so the host was not asked twice.
         return Transition(port, Row.UNCONFIRMED)
     if heir is not None:
@@ -178,12 +183,15 @@ def gone(
     return _down(port, evidence, f"Missing in the complete answers of {runs}, confirmed", is_counted=was_missing)
 
 
-def hidden(port: Port, evidence: Evidence) -> Transition:
-    """Evaluate a port that no rule and no declaration watches any more, whether it listens or not."""
+def hidden(port: Port, evidence: Evidence, reason: str = "No rule watches it any more") -> Transition:
+    """Evaluate a port that no rule and no declaration watches any more, whether it listens or not.
+
+    :param reason: what hides it
+    """
     if port.status == PortStatus.CANDIDATE:
         return Transition(None, Row.FORGOTTEN)
     port = dataclasses.replace(port, declared=None)
-    if evidence.new_boot or port.port not in evidence.listening:
+    if evidence.new_boot or port.number not in evidence.listening:
         _was_seen(port, evidence)
     since = port.hidden_since
     if since is None:
@@ -193,7 +201,7 @@ def hidden(port: Port, evidence: Evidence) -> Transition:
         return Transition(port, Row.HIDDEN)
     if is_open(port) and not port.paused:
         after = pause(port)
-        unwatched = Draft(EventKind.UNWATCHED, "No rule watches it any more", telling.wrong_since(port))
+        unwatched = Draft(EventKind.UNWATCHED, reason, telling.wrong_since(port))
         return Transition(after, Row.PAUSED, telling.tell(after, evidence, unwatched))
     if evidence.at - since >= evidence.forget_after and not evidence.jumped:
         return Transition(None, Row.HIDDEN_LONG)
@@ -291,6 +299,8 @@ def _back(
         change = owners.Change(owners.after_boot(known, shown, evidence.many))
     else:
         change = owners.returned(known, shown, evidence.many, evidence.times)
+        if is_udp(port.number):
+            change = owners.without_clients(change, known, evidence.many, evidence.times)
     return _goes_on(before, port, seen, change, evidence, Transition(None, Row.RECOVERED, told), accepted, quiet=quiet)
 
 
@@ -400,6 +410,9 @@ def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 
 
 def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
+    if is_udp(port.number) and port.inodes and seen.inodes and set(port.inodes).isdisjoint(seen.inodes):
+        # Another client took the same random port.
+        port.streak, port.counted_at = 0, None
     _take(port, seen, evidence)
     port.owners = holding.kept_owners(port, holding.shown_owners(seen, evidence).owners)
     if evidence.new_boot:
@@ -475,7 +488,7 @@ def _is_born_mature(port: Port, seen: Seen, evidence: Evidence) -> bool:
     if port.declared or seen.listed:
         return True
     of_login = any(unit.startswith(LOGINS) and unit.endswith(".scope") for unit in seen.units)
-    is_random = evidence.is_ephemeral(port.port, (*seen.comms, *seen.programs))
+    is_random = evidence.is_ephemeral(port.number, (*seen.comms, *seen.programs))
     return (evidence.first or evidence.learning) and not is_random and not of_login
 
 

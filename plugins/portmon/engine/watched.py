@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from portmon.engine.declared import Declared
 from portmon.engine.owners import without_first_process
 from portmon.engine.rules import Decision, HostRules, Subject
-from portmon.engine.state import Port
+from portmon.engine.state import Port, is_ephemeral
 from portmon.model import limits
-from portmon.model.observation import PROTOCOL, Listener, Observation
+from portmon.model.numbers import UDP, number_of, port_of, protocol_of
+from portmon.model.observation import Listener, Listing, Observation
 from portmon.scan.answer import bind_of
 
 SETS = ("addresses", "programs", "pids", "uids", "units", "comms", "inodes")
@@ -21,7 +22,7 @@ SeenPort = tuple[Any, ...]
 """Host id, protocol, port, the values of SETS, the tool, whether an allow rule names the port or its
 program, how many owners or binds are left out, its watched listeners, and those that rules exclude."""
 Values = Mapping[tuple[str, int], Mapping[str, tuple[Any, ...]]]
-"""Host id and port to the stored values of SETS."""
+"""Host id and number of a port to the stored values of SETS."""
 
 
 class KnownOwner(NamedTuple):
@@ -50,6 +51,7 @@ def fold(
     owners: Mapping[tuple[str, int], KnownOwner],
     stored: Callable[[], Values],
     other_rules: Collection[str] = (),
+    learned: Mapping[str, Collection[int]] | None = None,
 ) -> list[SeenPort]:
     """The watched listeners of some hosts, one row per port.
 
@@ -57,7 +59,8 @@ def fold(
     there by all names known there. So neither a missing name nor another tool changes which ports are watched. Nor does
     another owner: a port that is watched is seen, whichever program has it now.
 
-    :param owners: last known owners of ports
+    :param owners: last known owners of ports, by host id and number
+    :param learned: host id to the numbers of its UDP ports that are known
     :param other_rules: ids of hosts whose rules changed
     :param stored: what is stored of ports, asked for when a port has too many owners or binds: stored ones are kept
     """
@@ -69,10 +72,14 @@ def fold(
         excluded: dict[int, list[Listener]] = {}
         listed: set[int] = set()
         beyond = dict(seen.beyond)
-        for listener in seen.listeners:
+        listeners: Iterable[Listener] = seen.listeners
+        if own.udp and seen.udp is not None:
+            listeners = (*listeners, *_learnable(seen, {*must, *(learned or {}).get(observation.host_id, ())}))
+            beyond |= {number_of(UDP, port): count for port, count in seen.udp_beyond}
+        for listener in listeners:
             if listener.pid == 1:
                 listener = without_first_process(listener, seen.tool)
-            port = listener.port
+            port = listener.number
             if not own.watches_all and port not in must:
                 known_owner = owners.get((observation.host_id, port), UNKNOWN)
                 decisions = [own.evaluate(subject) for subject in subjects_of(listener, known_owner)]
@@ -99,8 +106,19 @@ def fold(
                 kept, more = _few(columns, (observation.host_id, port), stored)
                 more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
             ours = by_port[port]
-            rows.append((observation.host_id, PROTOCOL, port, *kept, seen.tool, port in listed, more, ours, others))
+            key = (observation.host_id, protocol_of(port), port_of(port))
+            rows.append((*key, *kept, seen.tool, port in listed, more, ours, others))
     return rows
+
+
+def _learnable(seen: Listing, known: Collection[int]) -> list[Listener]:
+    """UDP sockets without those that are on a random port, as clients are, unless it is known or declared."""
+    return [
+        one
+        for one in seen.udp or ()
+        if one.number in known
+        or not is_ephemeral(one.number, (one.program or "", one.comm or ""), seen.ephemeral, seen.reserved)
+    ]
 
 
 def _goes_on(port: int, known: KnownOwner, rules: HostRules, *, other_rules: bool) -> bool:
@@ -124,11 +142,11 @@ def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject
     """A listener as rules match it, one subject for each program that it may be."""
     units = known.units if listener.unit is None else (listener.unit,)
     if listener.program is None and listener.comm is None:
-        return _of_owner(listener.port, listener.address, KnownOwner(known.programs, known.comms, units))
+        return _of_owner(listener.number, listener.address, KnownOwner(known.programs, known.comms, units))
     shown = [name for name in (listener.program, listener.comm) if name is not None]
     if listener.comm in known.comms:
         shown += known.programs
-    return [Subject(listener.port, listener.address, tuple(shown), units)]
+    return [Subject(listener.number, listener.address, tuple(shown), units)]
 
 
 def _of_owner(port: int, address: str, owner: KnownOwner) -> list[Subject]:
@@ -154,7 +172,7 @@ def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iter
     """The decisions of the rules in force on a port, address by address, by its last known programs."""
     owner = KnownOwner(port.programs, port.comms, port.units)
     for address in addresses:
-        for subject in _of_owner(port.port, address, owner):
+        for subject in _of_owner(port.number, address, owner):
             yield rules.evaluate(subject)
 
 

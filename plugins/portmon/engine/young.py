@@ -43,7 +43,7 @@ class YoungPorts:
         return self._spoken_by(port) is not None
 
     def _spoken_by(self, port: Port) -> YoungOwner | None:
-        return next((one for one in self._own.values() if one.speaker == port.port), None)
+        return next((one for one in self._own.values() if one.speaker == port.number), None)
 
     def has(self, port: Port) -> bool:
         """Whether a port is a young random one of an owner."""
@@ -61,7 +61,7 @@ class YoungPorts:
         if group is None:
             return self._of_other(port, step)
         is_up = step.port is not None and step.port.status == PortStatus.UP
-        ports = {*group.ports, port.port} if is_up else {*group.ports} - {port.port}
+        ports = {*group.ports, port.number} if is_up else {*group.ports} - {port.number}
         group = dataclasses.replace(group, ports=tuple(sorted(ports)[: limits.OWNERS]))
         drafts: list[Draft] = []
         told, at = () if before is None else before.told, self._evidence.at
@@ -72,21 +72,21 @@ class YoungPorts:
             drafts += (one for one in said if has_room or not one.counts)
             ends_silently |= draft.kind is EventKind.DOWN and not said
         after, row = step.port, step.row
-        if row is Row.RETIRED and group.speaker == port.port and not self._was_accepted(port):
+        if row is Row.RETIRED and group.speaker == port.number and not self._was_accepted(port):
             # It speaks for the others, however long it is away itself.
             after, row, drafts = before, Row.STILL_DOWN, []
-        if ends_silently and group.speaker != port.port:
+        if ends_silently and group.speaker != port.number:
             after = None
             if before is not None and transitions.is_open(before) and not before.paused:
                 reason = "It ended, as other random ports of its owner do"
                 drafts.append(Draft(EventKind.RETIRED, reason, telling.wrong_since(before)))
-        elif after is not None and group.speaker == after.port and (stable := self._stable(group, after)):
+        elif after is not None and group.speaker == after.number and (stable := self._stable(group, after)):
             drafts.append(stable)
             group, row = _still(group), Row.STABLE
             if group.ports and after.status == PortStatus.DOWN:
                 # Its end is no news, if its owner is well.
                 after = None
-        if group.speaker == port.port and after is None:
+        if group.speaker == port.number and after is None:
             group = _still(group)
         now = (at,) * sum(draft.counts for draft in drafts)
         if now and at not in group.told:
@@ -94,7 +94,7 @@ class YoungPorts:
             group = dataclasses.replace(group, told=lifecycle.with_message(group.told, at))
         if after is not None:
             # The one that speaks is evaluated again as long as it does.
-            presence = group.presence if group.speaker == after.port else NONE
+            presence = group.presence if group.speaker == after.number else NONE
             after = dataclasses.replace(
                 after, presence=presence, told=(*lifecycle.messages(told, at), *now) if now else told
             )
@@ -131,7 +131,7 @@ class YoungPorts:
             return spoken
         if port.status == PortStatus.CANDIDATE or port.presence.flapping_since:
             return None
-        if not evidence.is_ephemeral(port.port, (*port.comms, *port.programs)):
+        if not evidence.is_ephemeral(port.number, (*port.comms, *port.programs)):
             return None
         # Its first owner, whether that is gone or not: so it stays in one group when that leaves or is back.
         known = min(owners.of(port), key=lambda own: owners.in_order(own)[1:], default=None)
@@ -149,8 +149,8 @@ class YoungPorts:
             self._own[spoken.owner] = _still(spoken)
         if step.port is None or step.port.status != PortStatus.UP:
             for one in list(self._own.values()):
-                if port.port in one.ports:
-                    ports = tuple(number for number in one.ports if number != port.port)
+                if port.number in one.ports:
+                    ports = tuple(number for number in one.ports if number != port.number)
                     self._own[one.owner] = dataclasses.replace(one, ports=ports)
         if step.port is not None and step.port.presence is SHARED:
             return dataclasses.replace(step, port=dataclasses.replace(step.port, presence=presence))
@@ -163,7 +163,7 @@ class YoungPorts:
             return self._ends(group, port, draft)
         if draft.kind is EventKind.NEW and (flaps or not lifecycle.may_note(group.told, evidence.at)):
             return group, []
-        if draft.kind is EventKind.RECOVERED and group.speaker != port.port and (flaps or not self._has_room(group)):
+        if draft.kind is EventKind.RECOVERED and group.speaker != port.number and (flaps or not self._has_room(group)):
             # Its alert was told before, and the one that speaks does not end it.
             reason = "It listens again, while random ports of its owner come and go"
             return group, [Draft(EventKind.RETIRED, reason, draft.since)]
@@ -209,7 +209,7 @@ class YoungPorts:
         flapping = dataclasses.replace(
             draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
         )
-        return dataclasses.replace(group, speaker=port.port), [flapping]
+        return dataclasses.replace(group, speaker=port.number), [flapping]
 
 
 def _still(group: YoungOwner) -> YoungOwner:

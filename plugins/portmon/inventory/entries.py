@@ -18,6 +18,7 @@ from jmespath.visitor import TreeInterpreter
 from portmon.inventory.entry_fields import CmdbFields
 from portmon.model import limits
 from portmon.model.host import Host, InvalidHost, Inventory
+from portmon.model.numbers import TCP, UDP, number_of
 from portmon.untrusted.boundary import boundary
 
 ID_LIMIT = NAME_LIMIT = 250
@@ -253,21 +254,29 @@ def _port(value: Any, what: str = "port") -> int | None:
 
 
 def _declared(value: Any) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
-    """Ports in order, each once, and the owners of some: of ``443/nginx.service`` the port and the unit or program."""
+    """Numbers of ports in order, each once, and the owners of some: of ``443/nginx.service`` or
+    ``53/udp/named.service`` the port and the unit or program."""
     ports, owners = set(), dict[int, str]()
     for item in value if isinstance(value, list) else [value]:
         for part in re.split(r"[\s,;]+", item.strip()) if isinstance(item, str) else [item]:
             number, slash, owner = part.partition("/") if isinstance(part, str) else (part, "", "")
             if slash and not owner:
-                raise _InvalidEntryError(
-                    f"the declared port {cut(repr(part))} lacks the unit or program after the slash"
-                )
+                raise _lacks_owner(part)
             if (port := _port(number, "declared port")) is None:
                 continue
+            protocol, slash, rest = owner.partition("/")
+            if protocol in (TCP, UDP):
+                port, owner = number_of(protocol, port), rest
+                if slash and not owner:
+                    raise _lacks_owner(part)
             ports.add(port)
             if owner:
                 owners[port] = owner[: limits.NAME]
     return tuple(sorted(ports)), tuple(sorted(owners.items()))
+
+
+def _lacks_owner(part: object) -> _InvalidEntryError:
+    return _InvalidEntryError(f"the declared port {cut(repr(part))} lacks the unit or program after the slash")
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:

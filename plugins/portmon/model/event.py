@@ -12,11 +12,17 @@ from datetime import datetime
 from typing import Any
 
 from portmon.model.event_kinds import AlertGroup, AlertRole, EventKind, Meaning, Severity
+from portmon.model.numbers import TCP, number_of, port_of, protocol_of
 
 
 def port_alert_key(host_id: str, protocol: str, port: int) -> str:
     """The key of the alerts of a port."""
     return f"port/{host_id}/{protocol}/{port}"
+
+
+def alert_key_of(host_id: str, number: int) -> str:
+    """The key of the alerts of a port, given its number."""
+    return port_alert_key(host_id, protocol_of(number), port_of(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,11 @@ class Event:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     replayed_by: str | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The number of its port, see :mod:`portmon.model.numbers`."""
+        return None if self.port is None else number_of(self.protocol or TCP, self.port)
 
     @property
     def meaning(self) -> Meaning:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from portmon.model.numbers import number_of
+
 PortKey = tuple[str, str, int]
 """Host id, protocol and port."""
-PROTOCOL = "tcp"
-"""tcp and tcp6 are one port: a dual-stack socket shows as either."""
 PROBE = 2
 """Version of the frame that the probe prints, see :mod:`portmon.probe.command`."""
 READER = 3
@@ -66,6 +66,11 @@ class Listener:
     comm: str | None = None
     more_owners: int = 0
 
+    @property
+    def number(self) -> int:
+        """See :mod:`portmon.model.numbers`."""
+        return number_of(self.protocol, self.port)
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -104,6 +109,11 @@ class Listing:
     beyond: tuple[tuple[int, int], ...] = ()
     udp: tuple[Listener, ...] | None = None
     udp_beyond: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def sockets(self) -> tuple[Listener, ...]:
+        """The sockets of both protocols."""
+        return self.listeners + self.udp if self.udp else self.listeners
 
 
 @dataclass(frozen=True, slots=True)

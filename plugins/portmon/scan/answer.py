@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Any
 
 from portmon.errors import AnswerError, ScanError
+from portmon.model.numbers import is_udp, text_of
 from portmon.model.observation import Listener, Listing, Observation, Outcome
 from portmon.text import plain
 
@@ -50,17 +51,20 @@ class SettledAnswer:
 def missing(
     listing: Listing, expected: Collection[int], binds: Mapping[int, Collection[str]] | None = None
 ) -> list[int]:
-    """The expected TCP ports without a listener, or without one on an address that others could reach, in order.
+    """The expected ports without a listener, or without one on an address that others could reach, in order. A listing
+    that does not show UDP misses no port of it.
 
-    :param binds: port: the addresses on which it listened
+    :param expected: numbers of ports
+    :param binds: number: the addresses on which it listened
     """
     from portmon.probe.compare import lost_binds
 
     seen: dict[int, set[str]] = defaultdict(set)
-    for listener in listing.listeners:
-        seen[listener.port].add(bind_of(listener))
+    for listener in listing.sockets:
+        seen[listener.number].add(bind_of(listener))
     lost = {port for port, addresses in (binds or {}).items() if lost_binds(addresses, seen.get(port, ()))}
-    return sorted(lost.union(port for port in expected if port not in seen))
+    found = lost.union(port for port in expected if port not in seen)
+    return sorted(number for number in found if listing.udp is not None or not is_udp(number))
 
 
 def bind_of(listener: Listener) -> str:
@@ -69,13 +73,13 @@ def bind_of(listener: Listener) -> str:
 
 
 def merge(answers: Sequence[Listing]) -> Listing:
-    """The effective listing of several answers: every listener that any of them shows.
+    """The effective listing of several answers: every listener that any of them shows; UDP if all of them show it.
 
     :param answers: at least one, in the order they came
     """
     first = answers[0]
     shown = [answer.udp for answer in answers if answer.udp is not None]
-    udp = _union(shown) if shown else None
+    udp = _union(shown) if len(shown) == len(answers) else None
     return dataclasses.replace(first, listeners=_union(listing.listeners for listing in answers), udp=udp)
 
 
@@ -175,15 +179,15 @@ def observation_from_xcom(value: Mapping[str, Any]) -> Observation:
 
 
 def table(listing: Listing) -> str:
-    """The listening ports as lines for a log, IPv4 and IPv6 of one port together."""
+    """The ports as lines for a log, IPv4 and IPv6 of one port together."""
     by_port: dict[int, list[Listener]] = defaultdict(list)
-    for listener in listing.listeners:
-        by_port[listener.port].append(listener)
+    for listener in listing.sockets:
+        by_port[listener.number].append(listener)
     rows: list[tuple[str, ...]] = [("PORT", "ADDRESSES", "PROGRAM", "PID", "UNIT")]
     for port in sorted(by_port)[:TABLE_ROWS]:
         columns = (("address", 40), ("program", 30), ("pid", 20), ("unit", 40))
         cells = (_cell([getattr(listener, name) for listener in by_port[port]], limit) for name, limit in columns)
-        rows.append((str(port), *cells))
+        rows.append((text_of(port), *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if len(by_port) > TABLE_ROWS:

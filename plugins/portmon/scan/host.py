@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from portmon.errors import AnswerError, ContradictionError, ProbeError, ScanError
+from portmon.model.numbers import text_of
 from portmon.model.observation import Listing, Observation, Outcome
 from portmon.scan.answer import Answer, Recorder, SettledAnswer, merge, missing
 from portmon.ssh.config import HostSettings
@@ -20,8 +21,8 @@ from portmon.text import plain
 class Expected:
     """The listeners that a host is expected to have.
 
-    :param ports: known as up, or declared
-    :param binds: port: addresses that others could reach; a missing one counts like a missing port
+    :param ports: numbers of those known as up, or declared
+    :param binds: number: addresses that others could reach; a missing one counts like a missing port
     :param tool: the one that answered last
     :param hung: tools that hung there not long ago: they are not asked
     :param left: the ports of a listing that one of their owners left, which count as missing; None if none is shared
@@ -191,10 +192,11 @@ class Stopwatch:
 
 
 def ports_text(ports: Sequence[int], owners: Mapping[int, str] | None = None) -> str:
-    """Port numbers for people, the first 20.
+    """Ports for people, the first 20.
 
-    :param owners: port: its last known program and unit
+    :param ports: their numbers
+    :param owners: number: its last known program and unit
     """
     known = owners or {}
-    shown = ", ".join(f"{port} ({known[port]})" if known.get(port) else str(port) for port in ports[:20])
+    shown = ", ".join(f"{text_of(port)} ({known[port]})" if known.get(port) else text_of(port) for port in ports[:20])
     return shown if len(ports) <= 20 else f"{shown} and {len(ports) - 20} more"

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, NestedTransaction
 
-from portmon.config import Config
+from portmon.config import Config, rule_set
 from portmon.engine.declared import declared_ports, declared_terms
 from portmon.engine.evaluate import Evaluation, Verdict, evaluate
 from portmon.engine.inputs import EvaluationInputs
-from portmon.engine.rules import RuleSet
 from portmon.model.event import Event
 from portmon.model.host import Host, Inventory
 from portmon.model.observation import Observation, Outcome
@@ -323,7 +322,7 @@ def _inputs(
     """What the evaluation of a step goes by."""
     return EvaluationInputs(
         inventory=fleet,
-        rules=RuleSet(config.rules, where=config.where, ignored=inputs.ignored),
+        rules=rule_set(config, ignored=inputs.ignored),
         settings=config.states,
         interval=inputs.interval,
         run_id=run_id,

@@ -11,11 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from portmon.config import Config, ssh_settings
+from portmon.config import Config, rule_set, ssh_settings
 from portmon.engine.declared import declared_ports
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.owners import left_by_owners
-from portmon.engine.rules import RuleSet
 from portmon.errors import RunError, StorageError
 from portmon.inventory.scope import select
 from portmon.matching import matches_host
@@ -199,7 +198,7 @@ def settled_answers(
     :param must: host id: declared ports, as of :func:`declared_of`
     :param ignored: as :attr:`portmon.storage.decisions.Decided.ignored`
     """
-    rules = RuleSet(config.rules, where=config.where, ignored=ignored)
+    rules = rule_set(config, ignored=ignored)
     by_id = {host.id: host for host in asked}
     return {
         host_id: last

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
-from portmon.model.observation import PROTOCOL, PortKey
+from portmon.model.numbers import number_of, port_of, protocol_of
+from portmon.model.observation import PortKey
 from portmon.storage.hosts import unsettle
 from portmon.storage.sql import upsert_rows
 from portmon.storage.tables import decisions
@@ -47,28 +48,29 @@ def decide(
     conn: Connection,
     kind: DecisionKind,
     host_id: str,
-    port: int,
+    number: int,
     *,
     at: datetime,
     author: str,
     reason: str = "",
     ends_at: datetime | None = None,
-    protocol: str = PROTOCOL,
+    protocol: str | None = None,
 ) -> None:
     """Note a decision; a later one of the same kind replaces it.
 
-    :param port: with ``protocol`` as in :data:`portmon.engine.identities.ACCEPTED` for the machine of a host
+    :param number: of a port, see :mod:`portmon.model.numbers`; with ``protocol`` as in
+        :data:`portmon.engine.identities.ACCEPTED` for the machine of a host
     :param at: when; an acceptance counts for what was wrong by then
     :param ends_at: of :attr:`DecisionKind.IGNORED`
     """
-    row = {"host_id": host_id, "protocol": protocol, "port": port, "kind": kind}
+    row = {"host_id": host_id, "protocol": protocol or protocol_of(number), "port": port_of(number), "kind": kind}
     upsert_rows(conn, decisions, [{**row, "at": at, "author": author, "reason": reason, "ends_at": ends_at}])
     unsettle(conn, [host_id])
 
 
-def withdraw(conn: Connection, kind: DecisionKind, host_id: str, port: int) -> bool:
-    """Take a decision back; False if there was none."""
-    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == kind)
+def withdraw(conn: Connection, kind: DecisionKind, host_id: str, number: int) -> bool:
+    """Take a decision about a port back; False if there was none."""
+    where = (decisions.c.host_id == host_id, *_is(number), decisions.c.kind == kind)
     unsettle(conn, [host_id])
     return bool(conn.execute(delete(decisions).where(*where)).rowcount)
 
@@ -77,8 +79,8 @@ class Decided(NamedTuple):
     """The decisions in force.
 
     :param accepted: when ports were accepted as gone, and machines as those of their hosts
-    :param promoted: who promoted ports, by host id and port, and why
-    :param ignored: until when ports are ignored, by host id and port, and by whom and why
+    :param promoted: who promoted ports, by host id and number of the port, and why
+    :param ignored: until when ports are ignored, likewise, and by whom and why
     """
 
     accepted: dict[PortKey, datetime]
@@ -94,15 +96,15 @@ def in_force(conn: Connection, now: datetime, *, host_id: str | None = None) -> 
         if row.kind == DecisionKind.ACCEPTED:
             found.accepted[row.host_id, row.protocol, row.port] = row.at
         elif row.kind == DecisionKind.PROMOTED:
-            found.promoted[row.host_id, row.port] = _who(row)
+            found.promoted[row.host_id, number_of(row.protocol, row.port)] = _who(row)
         else:
-            found.ignored[row.host_id, row.port] = str(_ignored(row))
+            found.ignored[row.host_id, number_of(row.protocol, row.port)] = str(_ignored(row))
     return found
 
 
-def acceptance(conn: Connection, host_id: str, port: int) -> tuple[datetime, str] | None:
-    """When a port was accepted as gone, or with port 0 the machine of a host, and by whom and why."""
-    where = (decisions.c.host_id == host_id, decisions.c.port == port, decisions.c.kind == DecisionKind.ACCEPTED)
+def acceptance(conn: Connection, host_id: str, number: int) -> tuple[datetime, str] | None:
+    """When a port was accepted as gone, or with number 0 the machine of a host, and by whom and why."""
+    where = (decisions.c.host_id == host_id, *_is(number), decisions.c.kind == DecisionKind.ACCEPTED)
     row = conn.execute(select(decisions.c.at, decisions.c.author, decisions.c.reason).where(*where)).first()
     return (row.at, _who(row)) if row else None
 
@@ -119,6 +121,12 @@ def newest_ignored(conn: Connection, now: datetime, *, limit: int, offset: int =
 def expire(conn: Connection, before: datetime) -> int:
     """Delete what ended before a moment, and return how much that was."""
     return int(conn.execute(delete(decisions).where(decisions.c.ends_at < before)).rowcount)
+
+
+def _is(number: int) -> tuple[ColumnElement[bool], ...]:
+    if not number:
+        return (decisions.c.port == 0,)
+    return decisions.c.protocol == protocol_of(number), decisions.c.port == port_of(number)
 
 
 def _ignored(row: Any) -> Ignored:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, Text,
 from portmon.model.alert import UNFINISHED
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Severity
+from portmon.model.numbers import port_of, protocol_of
 from portmon.storage.sql import insert_rows, rows_in, update_rows, upsert_rows
 from portmon.storage.tables import alerts, as_json, deliveries, event_counts, events
 
@@ -66,17 +67,18 @@ def derived(conn: Connection, since: datetime, until: datetime, *, after: int, l
     return map(event_of, conn.execute(query.order_by(events.c.at, events.c.seq)))
 
 
-def of_port(conn: Connection, host_id: str, port: int, *, kinds: Collection[EventKind]) -> list[Event]:
+def of_port(conn: Connection, host_id: str, number: int, *, kinds: Collection[EventKind]) -> list[Event]:
     """The events of one port in order, with the moves to it, and those of some kinds of its host and of the monitor.
 
     :param kinds: of events without a port
     """
-    own = and_(events.c.host_id == host_id, or_(events.c.port == port, events.c.kind == EventKind.MOVED))
+    is_own = and_(events.c.protocol == protocol_of(number), events.c.port == port_of(number))
+    own = and_(events.c.host_id == host_id, or_(is_own, events.c.kind == EventKind.MOVED))
     wide = and_(
         events.c.port.is_(None), or_(events.c.host_id == host_id, events.c.host_id.is_(None)), events.c.kind.in_(kinds)
     )
     found = _found(conn, _valid().where(or_(own, wide)).order_by(events.c.at, events.c.seq))
-    return [event for event in found if event.port in (None, port) or event.details.get("to") == port]
+    return [event for event in found if event.number in (None, number) or event.details.get("to") == number]
 
 
 def takeovers(conn: Connection, after: int) -> dict[str, tuple[int, str]]:
@@ -94,14 +96,15 @@ def of_host(conn: Connection, host_id: str, kinds: Collection[EventKind]) -> lis
     return _found(conn, own.order_by(events.c.at, events.c.seq))
 
 
-def changes_of(conn: Connection, host_id: str, since: datetime, *, port: int | None = None) -> list[Event]:
+def changes_of(conn: Connection, host_id: str, since: datetime, *, number: int | None = None) -> list[Event]:
     """The events of the ports of one host from a moment on, in order.
 
-    :param port: of this port only
+    :param number: of this port only
     """
     own = _valid().where(events.c.host_id == host_id, events.c.port.is_not(None), events.c.at >= since)
-    query = own if port is None else own.where(events.c.port == port)
-    return _found(conn, query.order_by(events.c.at, events.c.seq))
+    if number is not None:
+        own = own.where(events.c.protocol == protocol_of(number), events.c.port == port_of(number))
+    return _found(conn, own.order_by(events.c.at, events.c.seq))
 
 
 def expire(conn: Connection, before: datetime, *, most: int | None = None) -> int:

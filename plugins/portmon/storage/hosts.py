@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Text, and_, delete, func, not_, or_, select, 
 
 from portmon.engine.owners import PortOwner
 from portmon.model.host import Host, KnownHost
+from portmon.model.numbers import declared_port, is_udp, number_of, port_of, protocol_of, text_of
 from portmon.model.observation import PROBE, PortKey, hung_tools
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import deliveries
@@ -34,14 +35,18 @@ def known(conn: Connection, host_ids: Collection[str] | None = None) -> list[Kno
 
 
 def _declared(stored: Sequence[int | str]) -> tuple[tuple[int, ...], tuple[tuple[int, str], ...]]:
-    """Declared ports, and the owners of some, which are stored as ``443/nginx.service``."""
-    parts = [str(one).partition("/") for one in stored]
-    return tuple(int(port) for port, _, _ in parts), tuple((int(port), owner) for port, _, owner in parts if owner)
+    """Numbers of declared ports, and the owners of some, which are stored as ``443/nginx.service``; those of UDP as
+    ``53/udp`` and ``53/udp/named.service``."""
+    parts = [declared_port(str(one)) for one in stored]
+    return tuple(number for number, _ in parts), tuple((number, owner) for number, owner in parts if owner)
 
 
 def _stored(host: Host) -> list[int | str]:
     owners = dict(host.owners)
-    return [f"{port}/{owners[port]}" if port in owners else port for port in host.declared]
+    return [
+        f"{text_of(number)}/{owners[number]}" if number in owners else text_of(number) if is_udp(number) else number
+        for number in host.declared
+    ]
 
 
 def sites(conn: Connection) -> tuple[dict[str, Mapping[str, str]], set[str]]:
@@ -130,25 +135,26 @@ def sync(conn: Connection, listed: Iterable[Host]) -> None:
 
 
 def known_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[str, tuple[str, ...]]]]:
-    """Host id: its TCP ports, each with its status and its bind addresses."""
+    """Host id: its ports by their numbers, each with its status and its bind addresses."""
     found: dict[str, dict[int, tuple[str, tuple[str, ...]]]] = defaultdict(dict)
     # As text: most ports listen on one of a few lists of addresses, which tuple_of() reads once.
     addresses = type_coerce(ports.c.addresses, Text)
-    query = select(ports.c.host_id, ports.c.port, ports.c.status, addresses).order_by(ports.c.port)
-    for host_id, port, status, text in rows_in(conn, query, ports.c.host_id, host_ids):
-        found[host_id][port] = (status, tuple_of(text))
+    names = (ports.c.host_id, ports.c.protocol, ports.c.port, ports.c.status)
+    query = select(*names, addresses).order_by(ports.c.port)
+    for host_id, protocol, port, status, text in rows_in(conn, query, ports.c.host_id, host_ids):
+        found[host_id][number_of(protocol, port)] = (status, tuple_of(text))
     return dict(found)
 
 
 def shared_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[int, tuple[PortOwner, ...]]]:
-    """Host id: the TCP ports that are up and have several owners, or had them."""
+    """Host id: the numbers of ports that are up and have several owners, or had them."""
     found: dict[str, dict[int, tuple[PortOwner, ...]]] = defaultdict(dict)
-    query = select(ports.c.host_id, ports.c.port, ports.c.owners).where(
+    query = select(ports.c.host_id, ports.c.protocol, ports.c.port, ports.c.owners).where(
         ports.c.status == PortStatus.UP, type_coerce(ports.c.owners, Text) != "[]"
     )
-    for host_id, port, own in rows_in(conn, query, ports.c.host_id, host_ids):
+    for host_id, protocol, port, own in rows_in(conn, query, ports.c.host_id, host_ids):
         if len(own) > 1:
-            found[host_id][port] = tuple(map(owner_of, own))
+            found[host_id][number_of(protocol, port)] = tuple(map(owner_of, own))
     return dict(found)
 
 
@@ -167,14 +173,16 @@ def owner_of(stored: Mapping[str, Any]) -> PortOwner:
 
 def declaration(conn: Connection, host_id: str, number: int) -> str | None:
     """Why a port of a host must listen, as of its last evaluation; None if it need not."""
-    return conn.execute(select(ports.c.declared).where(ports.c.host_id == host_id, ports.c.port == number)).scalar()
+    own = (ports.c.host_id == host_id, ports.c.protocol == protocol_of(number), ports.c.port == port_of(number))
+    return conn.execute(select(ports.c.declared).where(*own)).scalar()
 
 
 def owners(conn: Connection, host_id: str, numbers: Collection[int]) -> dict[int, str]:
-    """Port of a host: the names of its last known programs and units."""
-    query = select(ports.c.port, ports.c.programs, ports.c.units).where(ports.c.host_id == host_id)
-    found = rows_in(conn, query, ports.c.port, numbers)
-    return {row.port: ", ".join((*row.programs, *row.units)) for row in found}
+    """Number of a port of a host: the names of its last known programs and units."""
+    names = (ports.c.protocol, ports.c.port, ports.c.programs, ports.c.units)
+    query = select(*names).where(ports.c.host_id == host_id)
+    found = rows_in(conn, query, ports.c.port, {port_of(number) for number in numbers})
+    return {number_of(row.protocol, row.port): ", ".join((*row.programs, *row.units)) for row in found}
 
 
 def tools(conn: Connection, host_ids: Collection[str], now: datetime) -> dict[str, tuple[str | None, tuple[str, ...]]]:

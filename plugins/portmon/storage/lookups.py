@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy import (
     CursorResult,
     Integer,
     Select,
+    Table,
     Text,
     and_,
     case,
@@ -31,6 +32,7 @@ from sqlalchemy import (
 from portmon.matching import WILDCARDS, bind_scopes
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
+from portmon.model.numbers import BEYOND, TCP, TCP_ALONE, UDP, port_of
 from portmon.model.observation import Outcome
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import conditions
@@ -73,7 +75,7 @@ class PortFilter:
     """Which ports; host and labels as of :class:`HostFilter`.
 
     :param host_id: of this host only
-    :param numbers: ranges, both ends inclusive
+    :param numbers: ranges of ports, see :func:`portmon.matching.in_ranges`
     :param program: part of the name of a program, and ``unit`` of a unit
     :param reach: one of :data:`REACHES`
     :param state: a :class:`~portmon.model.state.PortStatus`, ``flapping``, ``lost`` or ``owner_gone``, of those
@@ -96,6 +98,7 @@ class EventFilter:
 
     :param row: name of the row of the catalogue that events of the kind must have; empty: any
     :param host_id: of this host only
+    :param numbers: ranges of ports, see :func:`portmon.matching.in_ranges`
     :param since: from then on
     :param until: before then
     """
@@ -103,7 +106,7 @@ class EventFilter:
     kind: EventKind | None = None
     row: str = ""
     host_id: str = ""
-    port: int | None = None
+    numbers: tuple[tuple[int, int], ...] = ()
     since: datetime | None = None
     until: datetime | None = None
 
@@ -253,10 +256,11 @@ def each_port(conn: Connection, wanted: PortFilter) -> Iterator[Mapping[str, Any
 def group_ports(
     conn: Connection, wanted: PortFilter, by: str, *, limit: int, offset: int = 0
 ) -> tuple[list[tuple[Any, int, int, int]], int]:
-    """Units (lists of names) or numbers of ports, each with how many hosts and ports, and ports that are down, it has;
-    and how many there are in all.
+    """Units (lists of names) or numbers of ports (:mod:`portmon.model.numbers`), each with how many hosts and ports,
+    and ports that are down, it has; and how many there are in all.
     """
-    column = ports.c.units if by == "unit" else ports.c.port
+    number = ports.c.port + case((ports.c.protocol == UDP, BEYOND), else_=0)
+    column = ports.c.units if by == "unit" else number
     where = and_(_IN_CMDB, *_port_terms(conn, wanted))
     of_host = (
         select(
@@ -304,8 +308,8 @@ def _events(wanted: EventFilter, before: int | None) -> Select[Any]:
         terms.append(of_row(wanted.kind, wanted.row) if wanted.row else events.c.kind == wanted.kind)
     if wanted.host_id:
         terms.append(events.c.host_id == wanted.host_id)
-    if wanted.port is not None:
-        terms.append(events.c.port == wanted.port)
+    if wanted.numbers:
+        terms.append(_has_number(events, wanted.numbers))
     if wanted.since is not None:
         terms.append(events.c.at >= wanted.since)
     if wanted.until is not None:
@@ -374,6 +378,16 @@ def _host_terms(conn: Connection, wanted: HostFilter) -> list[ColumnElement[bool
     return terms
 
 
+def _has_number(table: Table, ranges: Iterable[tuple[int, int]]) -> ColumnElement[bool]:
+    """Whether the port of a row is in one of some ranges, see :func:`portmon.matching.in_ranges`."""
+    terms = []
+    for low, high in ranges:
+        within = table.c.port.between(port_of(low), port_of(high))
+        protocol = None if high < BEYOND else UDP if high < TCP_ALONE else TCP
+        terms.append(within if protocol is None else and_(table.c.protocol == protocol, within))
+    return or_(false(), *terms)
+
+
 def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool]]:
     terms = _label_terms(wanted.labels)
     if wanted.host:
@@ -383,7 +397,7 @@ def _port_terms(conn: Connection, wanted: PortFilter) -> list[ColumnElement[bool
     if wanted.host_id:
         terms.append(ports.c.host_id == wanted.host_id)
     if wanted.numbers:
-        terms.append(or_(false(), *(ports.c.port.between(low, high) for low, high in wanted.numbers)))
+        terms.append(_has_number(ports, wanted.numbers))
     for text, column in ((wanted.program, ports.c.programs), (wanted.unit, ports.c.units)):
         if text:
             # Stored as a list in ASCII JSON, which needs no locale: with one PostgreSQL takes twice as long.

@@ -21,11 +21,10 @@ from portmon.api.silences import NewSilence
 from portmon.api.view import Text, View
 from portmon.errors import RequestError
 from portmon.fields import parse_duration
-from portmon.model.event import port_alert_key
-from portmon.model.observation import PROTOCOL
+from portmon.model.event import alert_key_of
 from portmon.storage import alerts as open_alerts
 from portmon.web import reading
-from portmon.web.queries import Moment, Name
+from portmon.web.queries import Moment, Name, Port
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +65,9 @@ class AddSilence(Wanted):
 
 
 class OfPorts(Wanted):
-    """Ports, by the id of their host."""
+    """Ports, by the id of their host: ``443`` or ``"53/udp"``."""
 
-    ports: Annotated[list[tuple[Name, Annotated[int, Field(ge=1, le=65535)]]], Field(min_length=1, max_length=MOST)]
+    ports: Annotated[list[tuple[Name, Port]], Field(min_length=1, max_length=MOST)]
     reason: Reason
 
 
@@ -84,7 +83,7 @@ class WriteNote(Wanted):
 
     text: str = Field("", max_length=notes.LIMIT)
     host: Name = ""
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    port: Port | None = None
     unit: Name = ""
     label: Annotated[Name, Field(description="name=value of the hosts whose unit is meant")] = ""
 
@@ -264,7 +263,7 @@ def _each_port(
     def act(conn: Connection, user: str, now: datetime) -> ActionResult:
         done = [change(conn, host, port, author=user, reason=wanted.reason, now=now) for host, port in wanted.ports]
         ids = {host: hosts.find_host(conn, host).id for host in {host for host, _ in wanted.ports}}
-        keys = {port_alert_key(ids[host], PROTOCOL, port) for host, port in wanted.ports}
+        keys = {alert_key_of(ids[host], port) for host, port in wanted.ports}
         hits = Hits(ports=len(keys), hosts=len(set(ids.values())), alerts=len(open_alerts.opened(conn, keys)))
         return ActionResult(done=tuple(done), preview=preview, hits=hits)
 

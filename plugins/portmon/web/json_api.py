@@ -81,7 +81,7 @@ def get_kinds() -> list[event_kinds.KindView]:
 def get_ports(
     wanted: Ports, sort: Literal["host", "port", "state"] = "host", limit: Limit = LIMIT, offset: Offset = 0
 ) -> Page[PortRow]:
-    """Ports of the fleet; ``port`` takes numbers and ranges, ``53/tcp`` as well."""
+    """Ports of the fleet; ``port`` takes numbers and ranges, of one protocol as ``53/udp``."""
     with connection() as conn:
         return fleet.list_ports(conn, wanted, sort=sort, limit=limit, offset=offset)
 
@@ -116,7 +116,7 @@ def get_timeline(id: Text, port: Number = None, range: Range = "24h") -> HostTim
     """What the ports of a host were over a time."""
     with connection() as conn:
         host = fleet.one_host(conn, id)
-        return fleet.host_timeline(conn, host.id, length=fleet.RANGES[range], now=datetime.now(UTC), port=port)
+        return fleet.host_timeline(conn, host.id, length=fleet.RANGES[range], now=datetime.now(UTC), number=port)
 
 
 @router.get("/host/answers")

@@ -16,6 +16,7 @@ from portmon.api.addresses import host_path
 from portmon.api.explain import explain
 from portmon.api.export import write_csv
 from portmon.api.ignored import list_ignored
+from portmon.model.numbers import TCP, named, number_of, port_of, protocol_of, range_of
 from portmon.storage import lookups
 from portmon.web import reading
 from portmon.web.queries import (
@@ -28,6 +29,7 @@ from portmon.web.queries import (
     Moment,
     Number,
     Offset,
+    Port,
     Ports,
     Range,
     Text,
@@ -115,19 +117,18 @@ def show_by_id(
 
 
 @router.get("/hosts/{host_id:path}/ports/{port}")
-def show_port(
-    request: Request, host_id: str, port: Annotated[int, PathParam(ge=1, le=65535)], range: Range = "7d"
-) -> Response:
+def show_port(request: Request, host_id: str, port: Annotated[Port, PathParam()], range: Range = "7d") -> Response:
     """One port: its story, its timeline, who was notified."""
     now = datetime.now(UTC)
     with connection() as conn:
         host = fleet.one_host(conn, host_id)
-        line = fleet.host_timeline(conn, host_id, length=fleet.RANGES[range], now=now, port=port)
+        line = fleet.host_timeline(conn, host_id, length=fleet.RANGES[range], now=now, number=port)
         story = explain(conn, reading.config(), host_id, port, now=now)
         wrong = problems.list_problems(conn, now, host_id=host_id).rows
-        happened = fleet.list_events(conn, lookups.EventFilter(host_id=host_id, port=port), limit=LIMIT)
-    own = [one for one in wrong if one.port in (None, port)]
-    return page(request, "port", host=host, port=port, line=line, story=story, wrong=own, events=happened, range=range)
+        happened = fleet.list_events(conn, lookups.EventFilter(host_id=host_id, numbers=(range_of(port),)), limit=LIMIT)
+    own = [one for one in wrong if one.port is None or number_of(one.protocol or TCP, one.port) == port]
+    name = named(protocol_of(port), port_of(port))
+    return page(request, "port", host=host, port=name, line=line, story=story, wrong=own, events=happened, range=range)
 
 
 @router.get("/hosts/{host_id:path}")
@@ -175,7 +176,7 @@ def show_runs(request: Request, before: Moment | None = None) -> Response:
 @router.get("/silence")
 def prepare_silence(request: Request, host: Text = "", port: Number = None) -> Response:
     """A form for a silence that is filled in: what a link in a message leads to."""
-    return show_silences(request, {"host": host, "port": port})
+    return show_silences(request, {"host": host, "port": port and named(protocol_of(port), port_of(port))})
 
 
 @router.get("/silences")

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from fastapi import Depends, Query
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from sqlalchemy import Connection
 
 from portmon.api.addresses import as_it_was
 from portmon.api.event_kinds import KINDS
 from portmon.api.fleet import event_filter
 from portmon.errors import RequestError
-from portmon.fields import parse_ports
+from portmon.fields import parse_port, parse_ports
 from portmon.storage.lookups import EventFilter, HostFilter, PortFilter
 
 LIMIT = 100
@@ -35,6 +35,10 @@ def _utc(value: datetime) -> datetime:
         raise ValueError("a time has a year from 1 to 9999 in UTC") from error
 
 
+def _number(value: Any) -> int | None:
+    return None if value is None or value == "" else parse_port(str(value)[:20].replace("-udp", "/udp"))
+
+
 def _name(value: Any) -> str:
     if not isinstance(value, str) or len(value) > LONGEST:
         raise ValueError(f"give a text of at most {LONGEST} characters")
@@ -50,7 +54,16 @@ Name = Annotated[Any, AfterValidator(_name), WithJsonSchema({"type": "string", "
 """Of a host or its id, within JSON."""
 Limit = Annotated[int, Query(ge=1, le=MOST)]
 Offset = Annotated[int, Query(ge=0, le=10_000_000)]
-Number = Annotated[int | None, Query(ge=1, le=65535)]
+Number = Annotated[int | None, BeforeValidator(_number), Query(), WithJsonSchema({"type": "string", "maxLength": 12})]
+"""A port as ``53`` or ``53/udp``, and as addresses have it (:func:`portmon.api.addresses.host_path`)."""
+Port = Annotated[
+    int,
+    BeforeValidator(_number),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "string", "maxLength": 12}]}
+    ),
+]
+"""The same within JSON and in a path."""
 HostState = Literal["", "ok", "unreachable", "new", "failing", "quarantined", "foreign", "flapping", "unscanned"]
 PortState = Literal["", "up", "down", "candidate", "flapping", "lost", "owner_gone", "hidden"]
 Reach = Literal["", "everywhere", "addresses", "loopback"]
@@ -84,8 +97,7 @@ def _ports(
     label: Labels = [],  # noqa: B006
 ) -> PortFilter:
     try:
-        # `53/udp` is how a port is named where there are several protocols: today every one is of TCP.
-        numbers = parse_ports([one.removesuffix("/tcp") for one in port.replace(",", " ").split()])
+        numbers = parse_ports(port.replace(",", " ").split())
     except ValueError as error:
         raise RequestError(f"port: {error}") from error
     return PortFilter(
@@ -106,7 +118,7 @@ class EventQuery:
         self,
         kind: Text = "",
         host: Text = "",
-        port: Number | Literal[""] = None,
+        port: Text = "",
         since: Moment | Literal[""] | None = None,
         until: Moment | Literal[""] | None = None,
         before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
@@ -114,7 +126,11 @@ class EventQuery:
         if kind and kind not in KINDS:
             raise RequestError(f"there is no kind of events {kind!r}")
         self.kind, self.host, self.before = kind, host.strip(), before
-        self.port = port or None
+        try:
+            self.numbers = parse_ports(port) if port.strip() else ()
+        except ValueError as error:
+            raise RequestError(f"port: {error}") from error
+        self.port = port.strip()
         self.since, self.until = since or None, until or None
 
     def filter(self, conn: Connection) -> EventFilter:
@@ -122,7 +138,9 @@ class EventQuery:
 
         :raises CommandError: there is no such host
         """
-        return event_filter(conn, kind=self.kind, host=self.host, port=self.port, since=self.since, until=self.until)
+        return event_filter(
+            conn, kind=self.kind, host=self.host, numbers=self.numbers, since=self.since, until=self.until
+        )
 
 
 Hosts = Annotated[HostFilter, Depends(_hosts)]

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 
 from portmon.api.addresses import carried, host_path
 from portmon.api.event_kinds import KINDS
+from portmon.model.numbers import named, number_of
 from portmon.text import plain
 from portmon.web.answers import airflow_root
 from portmon.web.queries import label_query
@@ -108,7 +109,14 @@ def _environment() -> Environment:
     )
     made.filters |= {"at": at, "lasted": lasted, "iso": _iso, "of_label": _of_label, "whole": _whole}
     made.filters["path"] = lambda text: _whole(quote(str(text), safe="", errors="replace"))
-    made.globals |= {"KINDS": KINDS, "host_path": host_path, "label_query": label_query, "carried": carried}
+    made.globals |= {
+        "KINDS": KINDS,
+        "host_path": host_path,
+        "label_query": label_query,
+        "named": named,
+        "number_of": number_of,
+        "carried": carried,
+    }
     return made
 
 
