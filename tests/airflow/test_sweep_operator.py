@@ -169,7 +169,7 @@ def test_the_log_names_hosts_that_do_not_show_udp(
     if asked:
         scene.config["scan"]["protocols"] = ["tcp", "udp"]
     if not shown:
-        monkeypatch.setattr("portmon.probe.listing._shows_udp", lambda *_: False)
+        monkeypatch.setattr("portmon.probe.listing._udp", lambda *_: None)
     scene.sweep([at(server.port, number) for number in range(22)])
     told = [line for line in caplog.messages if line.startswith("UDP was asked for and is not shown")]
     assert len(told) == (asked and not shown)

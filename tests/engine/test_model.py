@@ -22,7 +22,6 @@ from portmon.engine.declared import declared_ports, declared_terms
 from portmon.engine.evaluate import evaluate
 from portmon.engine.fingerprint import fingerprint
 from portmon.engine.inputs import EvaluationInputs
-from portmon.engine.rules import RuleSet
 from portmon.model.observation import Observation
 from portmon.replay.run import Window, replay_run
 from portmon.steps.run import Run
@@ -108,7 +107,7 @@ class Careful(Pipeline):
             fleet = {**known_hosts.listed(conn, besides=step.inventory), **step.inventory}
         if conditions.CLOCK_BACK in opened:
             return
-        rules, declared = RuleSet(step.policy), declared_ports(step.inventory, (), {}, where=str)
+        rules, declared = step.rules, declared_ports(step.inventory, (), {}, where=str)
         later = next(self.later)
         now = step.now + timedelta(minutes=1) + later
         looks = []
@@ -152,6 +151,11 @@ def pipeline(database: Database) -> Iterator[Careful]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_pipeline_tells_what_the_naive_twin_tells(pipeline: Careful, seed: int) -> None:
     agree(pipeline, seeded(seed, RUNS), f"seed {seed}")
+    assert pipeline.settled > RUNS // 3
+
+
+def test_it_tells_the_same_of_udp(pipeline: Careful) -> None:
+    agree(pipeline, seeded(12, RUNS, udp=True), "seed 12 with UDP")
     assert pipeline.settled > RUNS // 3
 
 

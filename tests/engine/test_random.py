@@ -19,6 +19,7 @@ from tests.worlds.judges import Engine, agree, delayed, seeded
 RUNS = 60
 SEEDS = (3, 14, 15, 30, 40, 52, 64, 82, 95, 105)
 """Of the larger fleets, which cost hardly more time than small ones."""
+UDP_SEEDS = (12, 14, 30)
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 FIRST_SEEDS = (0, 9, 16, 30, 38, 46, 60, 77)
 """Where each part of many histories begins."""
@@ -37,6 +38,13 @@ def seeds_from(first: int) -> Iterator[int]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_engine_tells_what_its_naive_twin_tells(seed: int) -> None:
     agree(Engine(), seeded(seed, RUNS), f"seed {seed}")
+
+
+@pytest.mark.parametrize("seed", UDP_SEEDS)
+def test_it_tells_the_same_of_udp(seed: int) -> None:
+    steps = seeded(seed, RUNS, udp=True)
+    agree(Engine(), steps, f"seed {seed} with UDP")
+    assert {step.udp for step in steps} == {False, True}
 
 
 def test_these_are_five_thousand_host_runs() -> None:

@@ -23,13 +23,17 @@ Pick = Callable[[int], int]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 INTERVAL = timedelta(minutes=5)
 PRUNE_AFTER = timedelta(days=1)
+UDP = 65536
+"""A UDP port is this much more here."""
 PORTS = (22, 80, 40000, 40001, 50000)
+PORTS_OF_UDP = (UDP + 53, UDP + 80, UDP + 40000)
 ADDRESSES = ("0.0.0.0", "127.0.0.1", "10.0.0.5", "::", "10.0.0.6")
 PROGRAMS = ("nginx", "java")
 RANGES = (EPHEMERAL_DEFAULT, (45000, 60999), (1024, 65535))
 RESERVED = ((), ((50000, 50000),), ((40001, 40002), (50001, 50001)))
 FREE = (40002, 50001, 50002, 45000, 60000, 33000, 61000, 20000)
 """Ports that the kernel hands out here, in one of the ranges or none."""
+FREE_OF_UDP = tuple(UDP + port for port in (40002, 2000, 20000, 61000))
 FREE_OF_RPC = (700, 800, 1023, 511)
 UNREACHABLE = ("timeout", "refused", "authentication", "no_route")
 SETTINGS: tuple[Mapping[str, Any], ...] = (
@@ -54,6 +58,9 @@ POLICIES: tuple[tuple[Rule, ...], ...] = (
         Rule(action="allow", bind="wildcard", reboot_grace="25min", severity="warning"),
         Rule(action="allow", port="40000-50000", down_after=3),
     ),
+)
+POLICIES_OF_UDP: tuple[tuple[Rule, ...], ...] = (
+    (Rule(action="deny", port="53/udp"), Rule(action="deny", port="80/tcp"), Rule(action="allow", port=[53, 80])),
 )
 STEPS = tuple(timedelta(minutes=minutes) for minutes in (5, 5, 5, 5, 5, 5, 10, 2, 20, 60, 300, 26 * 60))
 
@@ -92,6 +99,7 @@ KERNEL = Service({"0.0.0.0", "::"}, None, None, 0, 0, "kernel", FREE)
 CONTAINER = Service({"0.0.0.0"}, "java", "docker:0", 0, 1000, "container", FREE)
 FORWARDED = Service({"0.0.0.0"}, "docker-proxy", "docker.service", 0, 0, "forwarded", FREE)
 STATD = Service({"0.0.0.0"}, "rpc.statd", "rpc-statd.service", 0, 0, "statd", FREE_OF_RPC)
+RESOLVER = Service({"0.0.0.0", "::"}, "unbound", "unbound.service", 0, 100, "resolver")
 APPS: tuple[tuple[tuple[int, Service], ...], ...] = (
     ((0, WORKER),),
     ((0, WORKER), (45001, replace(WORKER, moves=()))),
@@ -106,6 +114,10 @@ APPS: tuple[tuple[tuple[int, Service], ...], ...] = (
     ((0, STATD),),
 )
 """Applications: each of their ports (0: any free one), and what listens there."""
+APPS_OF_UDP: tuple[tuple[tuple[int, Service], ...], ...] = (
+    ((UDP + 53, RESOLVER), (0, replace(RESOLVER, moves=FREE_OF_UDP))),
+    ((UDP + 800, replace(STATD, moves=())), (UDP + 111, replace(STATD, program="rpcbind", moves=()))),
+)
 UNITS = ("a.service", "a{}.service", "app@{}.service", "docker:{}", "session-1.scope", "a{}.socket")
 """Units of the services of a server: one for all, or one for each."""
 OTHERS = (
@@ -136,6 +148,8 @@ class Server:
     privileged: bool = True
     inodes: bool = True
     versions: tuple[int, int] = (2, 2)
+    udp: bool = True
+    """It shows UDP."""
     socket_units: bool = False
     """Its tool shows the units of sockets, and needs no rights for it."""
     hidden: frozenset[int] = frozenset()
@@ -192,6 +206,13 @@ class Step:
     left: tuple[str, ...]
     purged: tuple[str, ...]
     happened: tuple[str, ...]
+    udp: bool = False
+    """UDP is watched."""
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return RuleSet(self.policy, udp=(lambda host: True) if self.udp else None)
 
     @property
     def run_id(self) -> str:
@@ -205,7 +226,7 @@ def play(reference: Reference, step: Step) -> list[Told]:
     return told + reference.run(
         step.looks,
         inventory=step.inventory,
-        rules=RuleSet(step.policy),
+        rules=step.rules,
         settings=Defaults(**step.settings),
         interval=INTERVAL,
         accepted=step.accepted,
@@ -216,27 +237,32 @@ def play(reference: Reference, step: Step) -> list[Told]:
     )
 
 
-def history(pick: Pick, runs: int) -> list[Step]:
+def history(pick: Pick, runs: int, *, udp: bool = False) -> list[Step]:
     """A random history.
 
     :param pick: draws a number from 0 to n - 1
+    :param udp: with UDP services, and UDP watched now and then
     """
-    world = World(pick)
+    world = World(pick, udp=udp)
     return [world.run() for _ in range(runs)]
 
 
 class World:
     """A fleet, its CMDB, the people and the monitor."""
 
-    def __init__(self, pick: Pick) -> None:
+    def __init__(self, pick: Pick, *, udp: bool = False) -> None:
         self.pick = pick
+        self.has_udp = udp
+        self.ports = (*PORTS, *PORTS_OF_UDP) if udp else PORTS
+        self.policies = (*POLICIES, *POLICIES_OF_UDP) if udp else POLICIES
         self.pids = 1000
         self.number = 0
         self.now = START
         self.lie = timedelta(0)
         self.lies = 0
         self.settings = self.one_of(SETTINGS)
-        self.policy = self.one_of(POLICIES)
+        self.policy = self.one_of(self.policies)
+        self.udp = udp and self.pick(3) > 0
         self.accepted: dict[tuple[str, str, int], datetime] = {}
         self.left: dict[str, datetime] = {}
         self.listed: set[str] = set()
@@ -253,7 +279,7 @@ class World:
     def server(self) -> Server:
         services = {}
         units = self.one_of(UNITS)
-        for index, port in enumerate(PORTS):
+        for index, port in enumerate(self.ports):
             if index == 0 or self.pick(2):
                 unit = units.format(self.pid())
                 services[port] = Service({ADDRESSES[0]}, PROGRAMS[index % 2], unit, self.pid(), slow=self.one_of(SLOW))
@@ -271,7 +297,9 @@ class World:
 
     def installs(self, server: Server) -> None:
         """An application starts for the first time."""
-        started = [(port, replace(service)) for port, service in self.one_of(APPS)]
+        started = [
+            (port, replace(service)) for port, service in self.one_of((*APPS, *APPS_OF_UDP) if self.has_udp else APPS)
+        ]
         apps = {service.app for service in server.services.values()}
         if not apps & {service.app for _, service in started}:
             self.starts(server, started)
@@ -335,6 +363,7 @@ class World:
             left,
             purged,
             tuple(self.happened),
+            self.udp,
         )
         self.pass_by()
         return step
@@ -381,7 +410,7 @@ class World:
 
     def service(self) -> None:
         """A service comes, goes, restarts, is replaced, binds elsewhere, or moves."""
-        entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(9)
+        entry, port, what = self.some_entry(), self.one_of(self.ports), self.pick(9)
         services = entry.server.services
         service = services.get(port)
         self.says(f"service {entry.host_id} {port} {what if service else 'comes'}")
@@ -431,7 +460,7 @@ class World:
 
     def service_flaps(self) -> None:
         """A service is missing in the next looks and back in others, by machines that answer for a run each."""
-        entry, port, what = self.some_entry(), self.one_of(PORTS), self.pick(2)
+        entry, port, what = self.some_entry(), self.one_of(self.ports), self.pick(2)
         usual = entry.server.services.setdefault(
             port, Service({ADDRESSES[0], ADDRESSES[2]}, PROGRAMS[0], "a.service", self.pid())
         )
@@ -448,7 +477,7 @@ class World:
     # ── who has a port ──────────────────────────────────────────────────────────────────────────
 
     def some_service(self, entry: Entry) -> tuple[int, Service] | None:
-        ports = [port for port in PORTS if port in entry.server.services]
+        ports = [port for port in self.ports if port in entry.server.services]
         if not ports:
             return None
         port = self.one_of(ports)
@@ -471,7 +500,7 @@ class World:
     def owner_leaves(self) -> None:
         """One of those that share a port; the others may be there for some looks only."""
         entry = self.some_entry()
-        shared = [port for port in PORTS if (one := entry.server.services.get(port)) and one.mates]
+        shared = [port for port in self.ports if (one := entry.server.services.get(port)) and one.mates]
         if not shared:
             return
         port, what = self.one_of(shared), self.pick(4)
@@ -573,7 +602,7 @@ class World:
         if what <= 1:
             blind = replace(entry.server, privileged=False)
         elif what == 2:
-            blind = replace(entry.server, hidden=frozenset({self.one_of(PORTS), self.one_of(PORTS)}))
+            blind = replace(entry.server, hidden=frozenset({self.one_of(self.ports), self.one_of(self.ports)}))
         else:
             blind = replace(entry.server, inodes=False)
         entry.answers = [blind] * times
@@ -617,7 +646,7 @@ class World:
             server.services.pop(80, None)
 
     def other_tools(self) -> None:
-        server, what = self.some_entry().server, self.pick(5)
+        server, what = self.some_entry().server, self.pick(6 if self.has_udp else 5)
         self.says("other tools")
         if what == 0:
             server.privileged = not server.privileged
@@ -627,6 +656,8 @@ class World:
             server.versions = self.one_of(((2, 2), (1, 1)))
         elif what == 4:
             server.inodes = not server.inodes
+        elif what == 5:
+            server.udp = not server.udp
         else:
             server.ephemeral, server.reserved = self.one_of(RANGES), self.one_of(RESERVED)
 
@@ -729,11 +760,11 @@ class World:
 
     def people(self) -> None:
         """A person edits rules or declarations, or accepts that a port is gone or which machine answers."""
-        entry, what = self.some_entry(), self.pick(6)
-        port = self.one_of((*PORTS, *FREE))
+        entry, what = self.some_entry(), self.pick(7 if self.has_udp else 6)
+        port = self.one_of((*self.ports, *FREE, *(FREE_OF_UDP if self.has_udp else ())))
         self.says(f"a person {what} {entry.host_id} {port}")
         if what == 0:
-            self.policy = self.one_of(POLICIES)
+            self.policy = self.one_of(self.policies)
         elif what == 1:
             entry.declared = tuple(sorted({*entry.declared} ^ {port}))
             entry.owners.pop(port, None)
@@ -741,8 +772,10 @@ class World:
             self.accepted[entry.host_id, "host", 0] = self.now
         elif what == 5:
             self.declares_an_owner(entry)
+        elif what == 6:
+            self.udp = not self.udp
         else:
-            self.accepted[entry.host_id, "tcp", port] = self.now
+            self.accepted[entry.host_id, "udp" if port >= UDP else "tcp", port % UDP] = self.now
 
     def declares_an_owner(self, entry: Entry) -> None:
         """Of a port that listens: the owner that it has, as a unit or program, or another one."""
@@ -822,9 +855,9 @@ def sockets_of(server: Server, port: int, service: Service) -> Iterator[Listener
     for worker in range(service.workers):
         for index, address in enumerate(sorted(service.addresses)):
             row = Listener(
-                "tcp6" if ":" in address else "tcp",
+                ("udp" if port >= UDP else "tcp") + ("6" if ":" in address else ""),
                 address,
-                port,
+                port % UDP,
                 uid=service.uid if server.inodes else None,
                 inode=100 * socket + 10 * worker + index if server.inodes else None,
             )
@@ -860,7 +893,8 @@ def listing_of(server: Server, now: datetime) -> Listing:
         pid1_start=server.start,
         ephemeral=server.ephemeral,
         reserved=server.reserved,
-        listeners=listeners,
+        listeners=tuple(one for one in listeners if one.protocol.startswith("tcp")),
+        udp=tuple(one for one in listeners if one.protocol.startswith("udp")) if server.udp else None,
         probe=probe,
         reader=reader,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from portmon.engine.rules import RuleSet, Subject
+from portmon.engine.rules import Subject
 from portmon.model.observation import Observation, Outcome
 from tests.worlds.histories import INTERVAL, Step
 from tests.worlds.reference import Defaults, Told
@@ -242,7 +242,7 @@ def shows(step: Step | None, look: Observation | None, port: int) -> bool:
     """Whether a look shows a port; with a run, whether it shows a listener of it that is surely watched."""
     if look is None or look.listing is None:
         return False
-    here = [one for one in look.listing.listeners if one.port == port]
+    here = [one for one in look.listing.sockets if one.number == port]
     if step is None:
         return bool(here)
     host = step.inventory.get(look.host_id)
@@ -250,7 +250,7 @@ def shows(step: Step | None, look: Observation | None, port: int) -> bool:
         return False
     if port in host.declared:
         return bool(here)
-    rules = RuleSet(step.policy).for_host(host)
+    rules = step.rules.for_host(host)
     by_program = any(rule.program is not None for rule in step.policy)
     return any(
         rules.evaluate(Subject(port, one.address, tuple({one.program, one.comm} - {None}))).watched  # type: ignore[arg-type]
@@ -330,7 +330,7 @@ def _fold(story: Story, judged: Judged) -> None:
     for look in judged.step.looks:
         host = judged.state.get((look.host_id,))
         if look.listing is not None and host is not None and host[2] == look.observed_at:
-            for port in {one.port for one in look.listing.listeners}:
+            for port in {one.number for one in look.listing.sockets}:
                 row = judged.state.get((look.host_id, port), ("", False, ()))
                 if shows(judged.step, look, port) and row[0] != "down":
                     story.shown[look.host_id, port] = host[5]

@@ -25,7 +25,6 @@ from portmon.engine.evaluate import evaluate
 from portmon.engine.frames import ports_frame, ports_of
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.leaving import leave
-from portmon.engine.rules import RuleSet
 from portmon.engine.state import HostState, Port
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind
@@ -68,9 +67,9 @@ def agree(judge: Judge, steps: Iterable[Step], where: str) -> list[Judged]:
     return found
 
 
-def seeded(seed: int, runs: int) -> list[Step]:
-    """The random history of a seed."""
-    return history(random.Random(seed).randrange, runs)
+def seeded(seed: int, runs: int, *, udp: bool = False) -> list[Step]:
+    """The random history of a seed, see :func:`tests.worlds.histories.history`."""
+    return history(random.Random(seed).randrange, runs, udp=udp)
 
 
 def delayed(seed: int, steps: Sequence[Step]) -> list[Step]:
@@ -132,7 +131,7 @@ def told_of(event: Event) -> Told | None:
         extra = "young"
     elif event.kind is EventKind.UNREACHABLE and event.details.get("never"):
         extra = "warning"
-    return (event.at, event.kind.value, event.host_id, event.port, extra)
+    return (event.at, event.kind.value, event.host_id, event.number, extra)
 
 
 def snapshot_of(known: Iterable[HostState], ports: Iterable[Port], opened: Mapping[str, Open]) -> Snapshot:
@@ -149,7 +148,7 @@ def snapshot_of(known: Iterable[HostState], ports: Iterable[Port], opened: Mappi
                 host.evidence,
             )
     for port in ports:
-        found[(port.host_id, port.port)] = (
+        found[(port.host_id, port.number)] = (
             port.status,
             port.presence.flapping_since is not None,
             tuple(sorted(port.lost)),
@@ -184,7 +183,7 @@ class Engine:
         present = {**step.inventory, **{one: self.listed[one] for one in step.invalid if one in self.hosts}}
         inputs = EvaluationInputs(
             inventory=present,
-            rules=RuleSet(step.policy),
+            rules=step.rules,
             settings=States(**step.settings),
             interval=INTERVAL,
             run_id=step.run_id,
@@ -265,7 +264,12 @@ class Pipeline:
     @staticmethod
     def config(step: Step) -> Config:
         """What portmon.yaml says in a run."""
-        return Config(rules=step.policy, states=States(**step.settings), cmdb={"prune_after": PRUNE_AFTER})
+        return Config(
+            rules=step.policy,
+            states=States(**step.settings),
+            cmdb={"prune_after": PRUNE_AFTER},
+            scan={"protocols": ["tcp", "udp"] if step.udp else ["tcp"]},
+        )
 
     def fetch(self, step: Step) -> str:
         """Store the host list; returns its digest."""

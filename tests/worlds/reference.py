@@ -31,7 +31,7 @@ from typing import Any
 from portmon.engine.rules import RuleSet
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing, Observation, Outcome
-from tests.worlds.reference_looks import Sight
+from tests.worlds.reference_looks import UDP, Sight, number_of
 from tests.worlds.reference_owners import units_of_many, without_init
 from tests.worlds.reference_ports import Ports
 from tests.worlds.reference_rows import (
@@ -540,7 +540,14 @@ class Reference(Ports):
         if not first and seen.probe == 1 and (host.versions is None or host.versions[0] != 1):
             self._tell_host(host_id, look.observed_at, "probe_outdated")
         rules = self._rules_of(host_id)
-        host.many |= units_of_many(seen.listeners)
+        watches_udp = self._watches_udp(host_id)
+        sockets = (*seen.listeners, *(seen.udp or ())) if watches_udp else seen.listeners
+        host.many |= units_of_many(sockets)
+        shows_udp = watches_udp and seen.udp is not None
+        udp_begins = shows_udp and not host.showed_udp
+        if udp_begins and host.last_ok_at is not None and not first:
+            self._tell_host(host_id, look.observed_at, "baseline")
+        declared = frozenset(number for number in self.inventory[host_id].declared if shows_udp or number < UDP)
         other_rules = host.rules not in (None, rules)
         watched, denied = self._watched_ports(host_id, seen, other_rules=other_rules)
         if first:
@@ -558,12 +565,14 @@ class Reference(Ports):
                 host.boot,
                 host.grace_until is not None and look.observed_at < host.grace_until,
                 host.many,
-                frozenset(self.inventory[host_id].declared),
+                declared,
                 seen.ephemeral,
                 seen.reserved,
-                frozenset(one.unit for one in seen.listeners if one.unit is not None),
+                frozenset(one.unit for one in sockets if one.unit is not None),
                 watched,
                 denied,
+                shows_udp,
+                udp_begins,
                 dict(self.inventory[host_id].owners),
                 frozenset(listener.port for listener in seen.listeners),
             )
@@ -573,7 +582,9 @@ class Reference(Ports):
         host.late -= watched.keys()
         if not first:  # otherwise the next look is compared with what was known before the boot
             host.versions, host.rules, host.tool = versions, rules, seen.tool
-            host.listening = frozenset(listener.port for listener in seen.listeners)
+            known = {number for number in host.listening if number >= UDP and watches_udp and not shows_udp}
+            host.listening = frozenset(known.union(map(number_of, sockets)))
+            host.showed_udp = watches_udp and (shows_udp or host.showed_udp)
 
     # ── machines ────────────────────────────────────────────────────────────────────────────────
 
@@ -874,9 +885,10 @@ def is_of_another(one: Listener, look: Listing) -> bool:
 
 
 def inodes_of(look: Listing) -> frozenset[int]:
-    return frozenset(one.inode for one in look.listeners if one.inode is not None)
+    return frozenset(one.inode for one in (*look.listeners, *(look.udp or ())) if one.inode is not None)
 
 
 def pids_of(look: Listing) -> frozenset[int]:
-    shown = {one.pid for one in look.listeners if one.pid is not None}
-    return frozenset(shown | {owner.pid for one in look.listeners for owner in one.owners})
+    rows = (*look.listeners, *(look.udp or ()))
+    shown = {one.pid for one in rows if one.pid is not None}
+    return frozenset(shown | {owner.pid for one in rows for owner in one.owners})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +15,8 @@ from tests.worlds.reference_rows import PortRow
 
 HALF_OF_ALL_PORTS = 32768
 """Numbers, and the lowest one that counts as ephemeral where the range spans more numbers than that."""
+UDP = 65536
+"""The number of a UDP port is this much higher than the port."""
 OF_RPC = range(512, 1024)
 """Where programs of RPC take any free port that only root may bind."""
 
@@ -69,6 +71,10 @@ class Sight:
     seen: dict[int, Seen]
     denied: frozenset[int]
     """Ports of which it shows only listeners that are excluded because of their names."""
+    udp: bool
+    """It shows UDP, which is watched."""
+    udp_begins: bool
+    """It is the first one that does."""
     must_have: Mapping[int, str]
     """Of declared ports that a certain owner must have: its unit or program."""
     listening: frozenset[int]
@@ -77,12 +83,23 @@ class Sight:
 
 def is_ephemeral(look: Sight, number: int, one: PortRow | Seen) -> bool:
     """Whether a port has a number that the kernel hands out by itself."""
-    if number in OF_RPC and any(name.startswith("rpc.") for name in one.comms | one.programs):
+    return is_random(number, one.comms | one.programs, look.ephemeral, look.reserved)
+
+
+def is_random(number: int, names: Set[str], ephemeral: tuple[int, int], reserved: Iterable[tuple[int, int]]) -> bool:
+    """The same of a port whose programs have these names."""
+    of_udp, port = number >= UDP, number % UDP
+    if port in OF_RPC and any(name.startswith("rpc.") or (of_udp and name.startswith("rpcbind")) for name in names):
         return True
-    low, high = look.ephemeral
+    low, high = ephemeral
     if high - low + 1 > HALF_OF_ALL_PORTS:
         low = max(low, HALF_OF_ALL_PORTS)
-    return low <= number <= high and not any(first <= number <= last for first, last in look.reserved)
+    return low <= port <= high and not any(first <= port <= last for first, last in reserved)
+
+
+def number_of(listener: Listener) -> int:
+    """The number of the port of a listener."""
+    return listener.port + (UDP if listener.protocol in ("udp", "udp6") else 0)
 
 
 def services(units: frozenset[str]) -> frozenset[str]:

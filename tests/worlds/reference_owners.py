@@ -85,7 +85,8 @@ def is_name_of_init(name: str | None) -> bool:
 
 def without_init(look: Listing) -> Listing:
     """The first process of the system holds a socket for others: its rows show no owner but one that they name besides."""
-    return replace(look, listeners=tuple(_without_init(row, look.tool) for row in look.listeners))
+    udp = None if look.udp is None else tuple(_without_init(row, look.tool) for row in look.udp)
+    return replace(look, listeners=tuple(_without_init(row, look.tool) for row in look.listeners), udp=udp)
 
 
 def _without_init(row: Listener, tool: str) -> Listener:

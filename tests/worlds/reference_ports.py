@@ -10,7 +10,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.matching import bind_scopes
-from tests.worlds.reference_looks import Seen, Sight, all_names, containers, is_ephemeral, reaches, services, titles
+from tests.worlds.reference_looks import (
+    UDP,
+    Seen,
+    Sight,
+    all_names,
+    containers,
+    is_ephemeral,
+    reaches,
+    services,
+    titles,
+)
 from tests.worlds.reference_owners import (
     Circumstances,
     Owner,
@@ -198,6 +208,8 @@ class Ports(Young):
                 if ports[number].alert:
                     self._tell_port(ports[number], look.host_id, look.at, "unwatched", number)
                 del ports[number]
+        if not look.udp:  # nothing is known of UDP ports
+            hidden |= {number for number in ports if number >= UDP}
         moved_to = self._moves(look, hidden)
         for number in self._in_order(look, (ports.keys() | look.seen.keys() | look.declared) - hidden):
             port = ports.get(number)
@@ -218,6 +230,7 @@ class Ports(Young):
             return  # the next look of this boot judges it
         host = self.hosts[look.host_id]
         declared = number in look.declared
+        first_of_all = host.last_ok_at is None or (number >= UDP and look.udp_begins)
         if number not in look.seen:
             if look.confirmed:
                 port = PortRow("down", look.at, declared=True, seen_clock=look.clock)
@@ -230,15 +243,17 @@ class Ports(Young):
             self.ports[look.host_id][number] = port
             self._falls_to_others(port, look, number, seen)
             return
-        was_there = host.last_ok_at is None or look.learning or number in host.listening
+        was_there = first_of_all or look.learning or number in host.listening
         port = PortRow("up", look.at, at_baseline=was_there, declared=declared, seen_boot=look.boot)
         port.owners = list(seen.view.owners)
         port.young_since = None if self._is_mature_from_the_start(look, number, seen) else look.clock
         port.shows(look.boot, seen.addresses)
         take(port, seen, look)
         self.ports[look.host_id][number] = port
-        of_a_service = host.last_ok_at is None and bool(services(seen.units))
+        of_a_service = first_of_all and bool(services(seen.units))
         waits = is_ephemeral(look, number, seen) and not (seen.listed or declared or of_a_service)
+        if number >= UDP and not declared:
+            waits = True  # it may be a client's
         if old is not None:
             port.first_seen, port.young_since = old.first_seen, old.young_since
             port.boots, port.seen_boot = old.boots, old.seen_boot
@@ -280,6 +295,8 @@ class Ports(Young):
         seen = look.seen[number]
         self._hide_binds(look, number, port, changed=look.other_rules or undeclared or resumed)
         if port.status == "candidate":
+            if number >= UDP and port.inodes and seen.inodes and not port.inodes & seen.inodes:
+                port.streak, port.counted_at = 0, None  # another client's
             port.owners = taken_over(port.owners, seen.view, look.many).owners
             take(port, seen, look)
             self._candidate_again(port, look, number)
@@ -391,6 +408,8 @@ class Ports(Young):
             verdict = taken_over(port.owners, seen.view, look.many)
         else:
             verdict = judge(port.owners, seen.view, self._circumstances(look))
+            if number >= UDP:
+                verdict = self._without_clients(verdict, look)
             if other_view and not any(one.watched for one in verdict.left if one.gone_since is None):
                 verdict.replaced = False  # rules exclude all that left
         were_gone = bool(port.gone)
@@ -438,6 +457,22 @@ class Ports(Young):
             port.lost_since = None
         if not changed and not self._parts_are_given_up(port, look, number):
             self._may_be_stable(port, look, number)
+        return verdict
+
+    def _without_clients(self, verdict: Verdict, look: Sight) -> Verdict:
+        """Of the owners of a UDP port that left it to others none is missed that is no service, or joined not long ago."""
+
+        def is_client(one: Owner) -> bool:
+            is_fresh = one.joined is not None and look.clock - one.joined < self.settings.mature_after
+            return not one.unit or is_fresh
+
+        gone = [verdict.owners[place] for place in verdict.gone]
+        owners = [one for one in verdict.owners if not any(one is other and is_client(one) for other in gone)]
+        places = [place for place, one in enumerate(owners) if any(one is other for other in gone)]
+        verdict = replace(verdict, owners=owners, gone=places)
+        missed = [one for one in verdict.left if one.watched and not any(one is other for other in owners)]
+        if verdict.replaced and not verdict.taken and all(map(is_client, missed)):
+            return replace(verdict, replaced=False, left=[])
         return verdict
 
     def _back_from_misses(self, port: PortRow, look: Sight, number: int) -> bool:
@@ -526,7 +561,7 @@ class Ports(Young):
         return is_old or self._is_accepted(look, number, since[0])
 
     def _is_accepted(self, look: Sight, number: int, since: datetime) -> bool:
-        accepted = self.accepted.get((look.host_id, "tcp", number))
+        accepted = self.accepted.get((look.host_id, "udp" if number >= UDP else "tcp", number % UDP))
         return accepted is not None and since <= accepted <= look.at
 
     @staticmethod
@@ -612,6 +647,8 @@ class Ports(Young):
             self._is_held(port, look, number, seen)
             return Verdict(port.owners)
         verdict = recover(port.owners, seen.view, self._circumstances(look))
+        if number >= UDP:
+            verdict = self._without_clients(verdict, look)
         self._up_from_down(port, look, number)
         self._note_boot(port, look)
         self._owners_changed(port, look, number, verdict)
@@ -747,7 +784,8 @@ class Ports(Young):
     def _is_mature_from_the_start(self, look: Sight, number: int, seen: Seen) -> bool:
         if number in look.declared or seen.listed:
             return True
-        if self.hosts[look.host_id].last_ok_at is not None and not look.learning:
+        first_of_all = self.hosts[look.host_id].last_ok_at is None or (number >= UDP and look.udp_begins)
+        if not first_of_all and not look.learning:
             return False
         of_a_login = any(
             unit.startswith(("session-", "tmux-spawn-", "vte-spawn-")) and unit.endswith(".scope")
@@ -782,12 +820,16 @@ class Ports(Young):
         gone = {
             number: port
             for number, port in ports.items()
-            if number not in hidden and self._is_gone(look, number, port) and not FORWARDERS & all_names(port)
+            if number < UDP
+            and number not in hidden
+            and self._is_gone(look, number, port)
+            and not FORWARDERS & all_names(port)
         }
         came = {
             number: seen
             for number, seen in look.seen.items()
-            if number not in ports
+            if number < UDP
+            and number not in ports
             and number not in look.declared
             and is_ephemeral(look, number, seen)
             and not FORWARDERS & all_names(seen)

@@ -12,7 +12,8 @@ from portmon.model.observation import Listing
 from tests.worlds.reference_owners import Owner
 
 Told = tuple[datetime, str, str | None, int | None, str]
-"""An event: at, kind, host id (None: the monitor's own), port (None: the host's own), and what else it says:
+"""An event: at, kind, host id (None: the monitor's own), number of the port (None: the host's own; of UDP
+65,536 more than the port), and what else it says:
 ``severe`` of a rebound, ``up`` or ``down`` of flapping, crash_looping and stable of a port, ``ok`` or ``unreachable`` of
 those of a host, ``warning`` of an unreachable host that never answered, ``young`` of a down or retired young port,
 ``owner`` of recovered if all owners are back, ``taken`` of replaced if the port is down, otherwise nothing."""
@@ -313,6 +314,8 @@ class HostRow:
     many: frozenset[str] = frozenset()
     """Units whose sockets belong to more than one program."""
     listening: frozenset[int] = frozenset()
+    showed_udp: bool = False
+    """An ok look showed UDP since it is watched."""
     shown: frozenset[int] = frozenset()
     """Watched ports in its last ok look."""
     late: frozenset[int] = frozenset()

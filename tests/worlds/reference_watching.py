@@ -9,7 +9,7 @@ from typing import Any
 from portmon.engine.rules import RuleSet, Subject
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
-from tests.worlds.reference_looks import Seen, Sight, names_of, owner_names, seen_of
+from tests.worlds.reference_looks import UDP, Seen, Sight, is_random, names_of, number_of, owner_names, seen_of
 from tests.worlds.reference_owners import Owner, view_of
 from tests.worlds.reference_rows import HostRow, PortRow, Terms
 
@@ -32,12 +32,29 @@ class Watching:
 
     def _is_hidden(self, look: Sight, number: int, port: PortRow) -> bool:
         """By what is known of a port that no watched listener has now. Only what changed in the CMDB or rules hides."""
+        if number >= UDP and not look.udp:
+            return not self._watches_udp(look.host_id)
         if number in look.seen or number in look.declared:
             return False
         if port.hidden_since is None and not look.other_rules and not port.declared:
             return False
         known = port.addresses | port.lost | frozenset(port.unwatched)
         return not self._watched_still(look.host_id, number, port, known)
+
+    def _watches_udp(self, host_id: str) -> bool:
+        return self.rules.for_host(self.inventory[host_id]).udp
+
+    def _sockets(self, host_id: str, look: Listing) -> list[Listener]:
+        """All that a look shows of the protocols that are watched, without random ports of UDP, as clients have them."""
+        host, known = self.inventory[host_id], self.ports[host_id]
+        udp = [
+            one
+            for one in look.udp or ()
+            if number_of(one) in known
+            or number_of(one) in host.declared
+            or not is_random(number_of(one), names_of(one), look.ephemeral, look.reserved)
+        ]
+        return [*look.listeners, *(udp if self._watches_udp(host_id) else ())]
 
     def _hide(self, look: Sight, number: int, port: PortRow) -> None:
         if port.status == "candidate":
@@ -136,8 +153,9 @@ class Watching:
         host = self.hosts[host_id]
         found: dict[int, Seen] = {}
         denied: set[int] = set()
-        for number in sorted({listener.port for listener in look.listeners}):
-            here = [listener for listener in look.listeners if listener.port == number]
+        sockets = self._sockets(host_id, look)
+        for number in sorted({number_of(one) for one in sockets}):
+            here = [one for one in sockets if number_of(one) == number]
             decisions = [self._watched(host_id, listener, other_rules=other_rules) for listener in here]
             watched = [is_watched for is_watched, _ in decisions]
             listeners = [one for one, is_watched in zip(here, watched, strict=True) if is_watched]
@@ -172,22 +190,22 @@ class Watching:
 
     def _is_denied_by_name(self, host_id: str, listener: Listener) -> bool:
         rules = self.rules.for_host(self.inventory[host_id])
-        return bool(names_of(listener)) and rules.evaluate(Subject(listener.port, listener.address)).watched
+        return bool(names_of(listener)) and rules.evaluate(Subject(number_of(listener), listener.address)).watched
 
     def _watched(self, host_id: str, listener: Listener, *, other_rules: bool) -> tuple[bool, bool]:
         """Whether a listener is watched, and whether an allow rule named its port or program."""
-        known = self.ports[host_id].get(listener.port)
+        known = self.ports[host_id].get(number_of(listener))
         shown = names_of(listener)
         if known is not None and listener.comm in known.comms:
             shown |= known.programs
         programs, rules = [tuple(shown)], self.rules.for_host(self.inventory[host_id])
-        watched, named = listener.port in self.inventory[host_id].declared, False
+        watched, named = number_of(listener) in self.inventory[host_id].declared, False
         if not shown and known is not None:
             programs = owner_names(known)
-        elif not shown and rules.rules and listener.port in self.hosts[host_id].listening and not other_rules:
+        elif not shown and rules.rules and number_of(listener) in self.hosts[host_id].listening and not other_rules:
             return watched, False  # it was excluded, and nothing says that it should not be
         for program in programs:
-            decision = rules.evaluate(Subject(listener.port, listener.address, program))
+            decision = rules.evaluate(Subject(number_of(listener), listener.address, program))
             if decision.watched:
                 watched = True
                 allowed_by = dict(rules.rules).get(decision.rule) if decision.rule is not None else None

@@ -163,7 +163,7 @@ class Answers:
             forget_after=self._inputs.forget_after,
             reserved=seen.reserved,
             shown=seen.sockets if rules.udp else seen.listeners,
-            units=frozenset(one.unit for one in seen.sockets if one.unit),
+            units=frozenset(one.unit for one in (seen.sockets if rules.udp else seen.listeners) if one.unit),
             many=frozenset(host.many),
             booted_at=host.booted_at,
             boot_clock=kept.clock if kept else clock if new_boot else None,

@@ -410,19 +410,24 @@ def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 
 
 def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
-    if is_udp(port.number) and port.inodes and seen.inodes and set(port.inodes).isdisjoint(seen.inodes):
-        # Another client took the same random port.
-        port.streak, port.counted_at = 0, None
+    is_another = is_udp(port.number) and _is_another_socket(port, seen)
     _take(port, seen, evidence)
     port.owners = holding.kept_owners(port, holding.shown_owners(seen, evidence).owners)
     if evidence.new_boot:
         return Transition(port, Row.WAITING)
+    if is_another:
+        # Another client took the same random port.
+        port.streak, port.counted_at = 0, None
     if evidence.counts(port.counted_at):
         port.streak, port.counted_at = port.streak + 1, evidence.at
     if not port.declared and port.streak < evidence.settings.ephemeral_after:
         return Transition(port, Row.WAITING)
     port.status, port.status_since, port.streak, port.counted_at = PortStatus.UP, evidence.at, 0, None
     return Transition(port, Row.DECLARED_SEEN if port.declared else Row.PROVEN, _welcome(port, evidence))
+
+
+def _is_another_socket(port: Port, seen: Seen) -> bool:
+    return bool(port.inodes and seen.inodes) and set(port.inodes).isdisjoint(seen.inodes)
 
 
 def _rises(port: Port, evidence: Evidence) -> None:
