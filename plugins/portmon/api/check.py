@@ -16,6 +16,7 @@ from portmon.config import Config, ssh_settings
 from portmon.engine.config import Thresholds
 from portmon.fields import format_duration
 from portmon.matching import match_text
+from portmon.model.numbers import UDP
 from portmon.storage import hosts
 from portmon.text import counted
 
@@ -41,6 +42,7 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
     for group in ssh.groups:
         conn_id = ssh_settings(config, group=group).conn_id
         yield f"  group {group.name}: {match_text(group.match)} -> connection {conn_id}"
+    yield from _udp(config)
     rules = f"{len(config.rules)}, first match wins" if config.rules else "none: every listening TCP port is watched"
     yield f"rules          {rules}"
     for number, rule in enumerate(config.rules):
@@ -62,6 +64,16 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
     yield from _alerts(config.alerts, Routes(config.alerts, where=config.where))
     yield f"templates      {folder / config.alerts.templates if config.alerts.templates else 'those of portmon'}"
     yield f"retention      observations {format_duration(config.retention.observations)}"
+
+
+def _udp(config: Config) -> Iterator[str]:
+    """Where UDP is watched, and what a number of a port means then."""
+    groups = [(f"group {one.name}", one.protocols or config.scan.protocols) for one in config.ssh.groups]
+    where = [name for name, protocols in [*groups, ("all other hosts", config.scan.protocols)] if UDP in protocols]
+    if where:
+        yield f"UDP            watched on {', '.join(where)}"
+        yield "  a number in rules, routes and silences is a TCP and a UDP port, 53/tcp or 53/udp one of them"
+        yield "  a number among the ports that must listen is a TCP port, 53/udp one of UDP"
 
 
 def problems(config: Config, *, folder: Path) -> Iterator[str]:

@@ -23,8 +23,8 @@ shell's ``${#…}``: bytes, or characters in a shell that knows no bytes.
 Where UDP is asked for, ``udp=1 udp6=1`` follows ``pid1``; an answer without these is one about TCP alone, as of a
 forced command of earlier versions. PROC then holds the rows of ``/proc/net/udp`` and ``udp6`` that have no peer, which
 costs least: if ss is asked for unconnected sockets of both protocols, the kernel walks its hash of TCP's connections.
-netstat lists UDP as well and names the programs. So does ss for root, who pays most for a second look at the files of
-all processes. Others get the cgroups of UDP sockets from SSX (``ss -une state unconnected``), if this ss shows any.
+Who may see all processes (root) has netstat or ss list UDP as well, which names the programs. For others ss adds the
+cgroups of UDP sockets in SSX (``ss -une state unconnected``), if it is asked first and shows any.
 
 Without privileges, a host with netstat and ss starts six processes besides the login shell: the limit, the second
 shell, netstat, grep, ss and ls.
@@ -88,7 +88,7 @@ _INNER = " ".join(
         "run netstat netstat -nl{u}tp;;",
         # sudoers may name the line that earlier versions ran. An old ss that the kernel does not answer prints its
         # header alone: then the next tool is asked.
-        "ss) {{ run ss ss -t{u_ss}npe state listening{unconnected} ||",
+        "ss) {{ run ss ss -t{u}npe state listening{unconnected} ||",
         '{{ [ -n "$w" ] && {tcp_alone}run ss ss -ltnpe; }}; }} &&',
         "case $o in *{tcp_row}:[0-9]*) ;; *) y=$y,ss:empty; o=; false;; esac &&",
         "{unless_new}for i in $(ss -V 2>&1); do case $i in iproute2-*) v=${{i%,}};; esac; done{end_unless};;",
@@ -170,7 +170,7 @@ _BODY = f"{_PREAMBLE} if [ $# -gt 0 ]; then {_INNER} fi; {_OUTER}"
 
 _ALONE = dict.fromkeys(
     (
-        *("u", "u_ss", "unconnected", "privileged", "tcp_alone", "tcp_row", "unless_new", "end_unless", "udp_pid"),
+        *("u", "unconnected", "privileged", "tcp_alone", "tcp_row", "unless_new", "end_unless", "udp_pid"),
         *("only", "tables", "udp_of_ss", "udp_second", "udp_export", "udp_read", "udp_place", "udp_told"),
     ),
     "",
@@ -179,10 +179,9 @@ _ALONE = dict.fromkeys(
 _UDP = {
     # The variable D says that UDP is asked for: a forced command hears that from its client. It is exported for the
     # second shell.
-    "u": "${D:+u}",
-    # B: and that one ss is asked for both.
+    "u": "${B:+u}",
+    # B: and that the user may see whose the sockets are, so that the tools list both protocols.
     "privileged": ' B=$D; [ -n "$w" ] || [ -r /proc/1/environ ] || B=;',
-    "u_ss": "${B:+u}",
     "unconnected": " ${B:+state unconnected}",
     # A rule of an earlier version would list TCP alone.
     "tcp_alone": '[ -z "$B" ] && ',

@@ -190,7 +190,8 @@ def _udp(frame: Frame, listed: list[rows.Socket], processes: Mapping[int, rows.P
     _must_be_possible(table)
     if read != {name for name in ("udp", "udp6") if name in frame.fields}:
         return None
-    if frame.tool in ("ss", "proc"):
+    if not listed:
+        # It was asked for TCP alone.
         return table
     first, second = ([one for one in found if one.port < WELL_KNOWN] for found in (listed, table))
     if (differ := _contradiction(first, second, "the kernel")) is not None:

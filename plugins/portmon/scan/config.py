@@ -27,9 +27,9 @@ class Scan(Section):
 
     protocols: Protocols = Field(
         ("tcp",),
-        description="`[tcp]` or `[tcp, udp]`: whether UDP sockets without a peer are listed too, which so far are kept "
-        "with each answer and make no event; a group in `ssh.groups` may have its own. Forced commands and sudoers "
-        "come first: docs/forced-command.md, docs/security.md",
+        description="`[tcp]` or `[tcp, udp]`: whether UDP ports are watched too (docs/states.md); a group in "
+        "`ssh.groups` may have its own. Forced commands and sudoers come first: docs/forced-command.md, "
+        "docs/security.md",
     )
     pool: Text | None = Field(
         None, description="Airflow pool for the netstat tasks; it must exist. Default: Airflow's default_pool"
