@@ -19,7 +19,7 @@ from tests.worlds.judges import Engine, agree, delayed, seeded
 RUNS = 60
 SEEDS = (3, 14, 15, 30, 40, 52, 64, 82, 95, 105)
 """Of the larger fleets, which cost hardly more time than small ones."""
-UDP_SEEDS = (12, 14, 30)
+UDP_SEEDS = (3, 12)
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 FIRST_SEEDS = (0, 9, 16, 30, 38, 46, 60, 77)
 """Where each part of many histories begins."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -579,19 +580,19 @@ def test_an_ss_that_says_nothing_of_udp(tmp_path: Path, held: tuple[int, int]) -
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 @pytest.mark.parametrize("hides", ["", "cgroup", "rows"])
-def test_what_another_user_sees_of_udp(tmp_path: Path, held: tuple[int, int], hides: str) -> None:
+def test_what_another_user_sees_of_udp(request: pytest.FixtureRequest, held: tuple[int, int], hides: str) -> None:
     """ss with cgroups lists UDP apart; else the tables are read."""
+    folder = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(folder))
     change = {"": "", "cgroup": "s/ cgroup:[^ ]*//", "rows": "2,$d"}[hides]
     only = "-une" if hides == "rows" else "-[tu]*"
     script(
-        tmp_path / "ss",
+        folder / "ss",
         f'#!/bin/sh\ncase $1 in {only}) /usr/bin/ss "$@" | sed \'{change}\';; *) exec /usr/bin/ss "$@";; esac\n',
     )
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    folder.chmod(0o755)
     command = probe.command("abcd", Question(udp=True, skip=("netstat",)))
-    env = {"PATH": f"{tmp_path}:{PATH}"}
+    env = {"PATH": f"{folder}:{PATH}"}
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, env=env, user=65534)
     seen = probe.read_frame(done.stdout, "abcd")
     must_show_to_another(seen, held)

@@ -574,7 +574,7 @@ class Reference(Ports):
                 shows_udp,
                 udp_begins,
                 dict(self.inventory[host_id].owners),
-                frozenset(listener.port for listener in seen.listeners),
+                frozenset(map(number_of, sockets)),
             )
         )
         ports = self.ports[host_id]
