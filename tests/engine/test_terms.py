@@ -110,3 +110,19 @@ def test_a_declared_owner_has_to_have_the_port(text: str, first: dict[str, Any])
 
 def test_another_owner_is_no_death_without_a_declared_one() -> None:
     assert told([[NGINX], [PYTHON]], "declared: [{port: 80}]") == [(5, "replaced", "warning")]
+
+
+def test_who_surely_did_not_have_a_port_does_not_end_its_down_by_a_declaration_of_a_unit_that_is_not_shown() -> None:
+    looks = [[NGINX], [NGINX], [], [PYTHON], [PYTHON], [NGINX | {"inode": 51, "unit": None}]]
+    # The declaration begins with the run in which the port is down.
+    lines = [json.dumps(line) for line in declared_later(looks)]
+    found = simulate(lines, Config(), interval=FIVE)
+    assert [one.kind for one in found if one.port == 80] == ["down", "replaced", "recovered"]
+
+
+def declared_later(looks: Sequence[Iterable[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
+    """The lines of these looks; from the third on the CMDB declares port 80 for another unit than it had."""
+    for number, listeners in enumerate(looks):
+        at = (START + number * FIVE).isoformat()
+        own = {"declared": ["80/app.service"]} if number >= 2 else {}
+        yield {"at": at, "host_id": "h1", "outcome": "ok", "boot_id": "b1", "listeners": [SSH, *listeners], **own}

@@ -282,13 +282,14 @@ class Comparison:
         quiet &= (both["tool"] == both["tool_seen"]) & (both["paused"] != True)  # noqa: E712 - a column of objects
         declared = both["declared"].where(both["declared"].notna(), None)
         same = [
-            source == self._declared.get(host_id, {}).get(port) and not lost and not aside and not _waits(owners, shown)
-            for host_id, port, source, lost, aside, owners, *shown in zip(
+            source == self._declared.get(host_id, {}).get(port) and not (lost or late or aside or _waits(owners, shown))
+            for host_id, port, source, lost, late, aside, owners, *shown in zip(
                 *(
                     column.tolist()
                     for column in (
                         *(both["host_id"], numbers_of(both), declared),
-                        *(both["lost"], both["unwatched"], both["owners"], both["listeners"], both["excluded"]),
+                        *(both["lost"], both["late"], both["unwatched"]),
+                        *(both["owners"], both["listeners"], both["excluded"]),
                     )
                 ),
                 strict=True,

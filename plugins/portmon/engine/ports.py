@@ -91,7 +91,7 @@ class HostPorts:
         for port in sorted(missing, key=self._young.speaks):
             key = frames.key_of(port)
             declared, accepted, heir = self._must.get(port.number), self._accepted.get(key), heirs.get(port.number)
-            port = self._ready(port)
+            port = self._young.lent(self._of_age(port))
             step = transitions.gone(
                 port, self._evidence, declared=declared, accepted=accepted, heir=heir, terms=self._terms(port)
             )
@@ -138,15 +138,15 @@ class HostPorts:
     def _again(self, port: Port, seen: Seen) -> Transition:
         declared, watched = self._must.get(port.number), self._watches(port)
         accepted = self._accepted.get(frames.key_of(port))
-        terms = self._terms(port)
+        terms, port = self._terms(port), self._of_age(port, is_named=seen.listed)
         return transitions.again(
-            self._ready(port),
+            self._young.lent(port),
             seen,
             self._evidence,
             declared=declared,
             accepted=accepted,
             is_watched=watched,
-            terms=dataclasses.replace(terms, restarts="note") if self._young.has(self._of_age(port)) else terms,
+            terms=dataclasses.replace(terms, restarts="note") if self._young.has(port) else terms,
         )
 
     def _was_excluded(self, number: int, seen: Seen) -> bool:
@@ -173,15 +173,15 @@ class HostPorts:
             given = Given(decision.given) if decision else None
         return terms_of(settings, given)
 
-    def _ready(self, port: Port) -> Port:
-        """The port as it is evaluated: mature, if a rule names it; with the changes of its owner, if it is young."""
-        return self._young.lent(self._of_age(port))
+    def _of_age(self, port: Port, *, is_named: bool = False) -> Port:
+        """The port as it is evaluated: mature, if a rule names it.
 
-    def _of_age(self, port: Port) -> Port:
+        :param is_named: a rule names what the look shows of it
+        """
         if port.young_since is None or self._rules.watches_all:
             return port
         decisions = decisions_on(port, (*port.addresses, *port.lost), self._rules)
-        is_named = any(one.watched and one.names_it for one in decisions)
+        is_named = is_named or any(one.watched and one.names_it for one in decisions)
         return dataclasses.replace(port, young_since=None) if is_named else port
 
     def _is_watched(self, port: Port) -> bool:

@@ -114,9 +114,7 @@ def again(
     elif undeclared and owners.present(port.holders):
         # What hides it may be gone in the next observation.
         step = Transition(port, Row.HELD)
-    elif (shown.owners or not owners.present(port.holders)) and owners.is_own(
-        _must_have(port, terms, evidence), shown, evidence.many
-    ):
+    elif (shown.owners or not owners.present(port.holders)) and _is_back(port, terms, shown, evidence):
         step = _back(port, known, seen, shown, evidence, accepted, quiet=quiet)
     else:
         step = _held(port, seen, shown, evidence, accepted)
@@ -540,6 +538,15 @@ def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -
     if terms.owner is None or evidence.new_boot or (evidence.in_grace and not _was_back(port, terms.owner, evidence)):
         return False
     return not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
+
+
+def _is_back(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
+    """Whether one of its own has a port that was down."""
+    if not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many):
+        return False
+    # One that may be what a declaration names, and that surely did not have the port before, is no return.
+    is_known = owners.is_own(owners.of(port), shown, evidence.many)
+    return is_known or terms.owner is None or any(owners.same(terms.owner, one, many=()) for one in shown.owners)
 
 
 def _was_back(port: Port, owner: PortOwner, evidence: Evidence) -> bool:
