@@ -25,6 +25,7 @@ from demo.fleet import USER, Fleet, HostSpec
 from demo.story import CHAPTERS, SPECS, Chapter
 from portmon.cli.init import exports
 from portmon.model.event import Event
+from portmon.model.numbers import named
 from portmon.storage import deliveries as stored_deliveries
 from portmon.storage import events as stored_events
 from portmon.storage.database import Database
@@ -48,7 +49,7 @@ class Demo:
         stack.callback(self.cmdb.close)
         self.cmdb.entries = [self._entry(spec) for spec in SPECS]
         config = folder / "portmon.yaml"
-        config.write_text(yaml.safe_dump(self._config()))
+        config.write_text(yaml.safe_dump(self._config(["tcp", "udp"] if self.has_udp else ["tcp"])))
         self.airflow = stack.enter_context(
             EmbeddedAirflow(
                 folder / "airflow",
@@ -77,6 +78,11 @@ class Demo:
     def port(self, port: int) -> int:
         return port + self.shift
 
+    @property
+    def has_udp(self) -> bool:
+        # Hosts that are addresses share the tables of UDP in /proc.
+        return self.fleet.unshare is not None
+
     def leave_cmdb(self, name: str) -> None:
         self.cmdb.entries = [entry for entry in self.cmdb.entries if entry["name"] != name]
 
@@ -98,10 +104,12 @@ class Demo:
             "ssh_port": host.port,
             "status": {"value": "active"},
             "labels": dict(spec.labels),
+            # A UDP port that must listen need not be learned in three runs.
+            "declared": [named("udp", port) for port in spec.udp] if self.has_udp else [],
         }
 
     @staticmethod
-    def _config() -> dict[str, Any]:
+    def _config(protocols: list[str]) -> dict[str, Any]:
         return {
             "cmdb": {
                 "source": {
@@ -114,11 +122,12 @@ class Demo:
                         "address": "primary_ip.address",
                         "port": "ssh_port",
                         "enabled": "status.value == 'active'",
+                        "declared": "declared",
                     },
                 },
             },
             "ssh": {"connect_timeout": "5s", "max_logins": 3},
-            "scan": {"confirm_after": "2s"},
+            "scan": {"confirm_after": "2s", "protocols": protocols},
             # One run is enough here, so that the demo does not have to wait for a second one.
             "states": {"unreachable_after": 1},
         }
@@ -148,8 +157,12 @@ class Demo:
         deliveries = {key: str(one.state) for key, one in sent.items()}
         self.show(events, deliveries, run_id, tasks)
         problems = [] if state == "success" else [f"the run ended {state}"]
-        found = {(event.kind.value, event.host_name, event.port) for event in events}
-        expected = {(kind, host, port and self.port(port)) for kind, host, port in chapter.expected}
+        found = {(event.kind.value, event.host_name, _port(event)) for event in events}
+        expected = {
+            (kind, host, self.port(port) if isinstance(port, int) else port)
+            for kind, host, port in chapter.expected
+            if self.has_udp or not isinstance(port, str)
+        }
         problems += [f"missing: {_say(one)}" for one in sorted(expected - found, key=str)]
         problems += [f"not expected: {_say(one)}" for one in sorted(found - expected, key=str)]
         red = {
@@ -196,7 +209,7 @@ class Demo:
             table.add_row(
                 f"  {event.kind}",
                 plain(event.host_name or "-", 20),
-                str(event.port or "-"),
+                str(_port(event) or "-"),
                 plain(event.program or "-", 20),
                 deliveries.get((event.id, "log"), "no"),
             )
@@ -209,7 +222,11 @@ class Demo:
                         console.print(f"  {task['task_id']}: {line}", markup=False)
 
 
-def _say(one: tuple[str, str | None, int | None]) -> str:
+def _port(event: Event) -> int | str | None:
+    return None if event.port is None else named(event.protocol, event.port)
+
+
+def _say(one: tuple[str, str | None, int | str | None]) -> str:
     kind, host, port = one
     return f"{kind} {host}" + (f" port {port}" if port else "")
 

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -64,12 +64,14 @@ class HostSpec:
     """A host of the story.
 
     :param services: port to process name
+    :param udp: the same of UDP; they must listen. Only where hosts have sockets of their own
     """
 
     id: str
     name: str
     services: Mapping[int, str]
     labels: Mapping[str, str]
+    udp: Mapping[int, str] = field(default_factory=dict)
 
 
 class DemoHost:
@@ -111,6 +113,8 @@ class DemoHost:
         self._expect("ready")
         for port, name in spec.services.items():
             self.start(port, name)
+        for port, name in spec.udp.items():
+            self.start(port, name, "udp")
 
     def _view(self, folder: Path) -> Path:
         """Make a folder with this host's own netstat, and an ss that fails: ss would show the sockets of every host."""
@@ -125,13 +129,13 @@ class DemoHost:
             script.chmod(0o755)
         return place
 
-    def start(self, port: int, name: str) -> None:
+    def start(self, port: int, name: str, protocol: str = "tcp") -> None:
         """Start a service: a process that listens."""
-        self._order("start", port, name)
+        self._order("start", port, name, protocol)
 
-    def kill(self, port: int) -> None:
+    def kill(self, port: int, protocol: str = "tcp") -> None:
         """Kill a service with SIGKILL."""
-        self._order("kill", port)
+        self._order("kill", port, protocol)
 
     def cut_off(self) -> None:
         """Connections still open, but the host does not answer on them any more."""

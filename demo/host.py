@@ -25,7 +25,12 @@ SERVICE = """
 import ctypes, signal, socket, sys
 ctypes.CDLL(None).prctl(15, sys.argv[1].split()[0].rstrip(":").encode(), 0, 0, 0)
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-held = socket.create_server((sys.argv[2], int(sys.argv[3])))
+place = sys.argv[2], int(sys.argv[3])
+if sys.argv[4] == "udp":
+    held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    held.bind(place)
+else:
+    held = socket.create_server(place)
 print("ready", flush=True)
 signal.pause()
 """
@@ -75,7 +80,7 @@ class Host:
         name, _, blob = client_key.partition(" ")
         self.client_key = paramiko.PKey.from_type_string(name, base64.b64decode(blob))
         self.user, self.bind = user, bind
-        self.services: dict[int, subprocess.Popen[str]] = {}
+        self.services: dict[tuple[int, str], subprocess.Popen[str]] = {}
         self.connected = threading.Event()
         self.connected.set()
 
@@ -98,9 +103,9 @@ class Host:
     def order(self, verb: str, *arguments: Any) -> None:
         getattr(self, f"do_{verb}")(*arguments)
 
-    def do_start(self, port: int, name: str) -> None:
+    def do_start(self, port: int, name: str, protocol: str) -> None:
         process = subprocess.Popen(
-            [name, "-c", SERVICE, name, self.bind, str(port)],
+            [name, "-c", SERVICE, name, self.bind, str(port), protocol],
             executable=getattr(sys, "_base_executable", sys.executable),
             env={**os.environ, "PYTHONHOME": sys.base_prefix},
             stdout=subprocess.PIPE,
@@ -109,10 +114,10 @@ class Host:
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             raise RuntimeError(f"{name} can't listen on {self.bind}:{port}")
-        self.services[port] = process
+        self.services[port, protocol] = process
 
-    def do_kill(self, port: int) -> None:
-        process = self.services.pop(port)
+    def do_kill(self, port: int, protocol: str) -> None:
+        process = self.services.pop((port, protocol))
         process.kill()
         process.wait()
 
@@ -152,8 +157,8 @@ def main() -> None:
             print("ok", flush=True)
         except Exception as error:
             print(f"{type(error).__name__}: {error}", flush=True)
-    for port in list(host.services):
-        host.do_kill(port)
+    for service in list(host.services):
+        host.do_kill(*service)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from demo.fleet import HostSpec
 
-Expected = tuple[str, str, int | None]
-"""Kind of event, host, port (None for the host itself)."""
+Expected = tuple[str, str, int | str | None]
+"""Kind of event, host, port (``514/udp`` of UDP, None for the host itself)."""
 
 
 class Stage(Protocol):
@@ -21,6 +21,10 @@ class Stage(Protocol):
     def port(self, port: int) -> int:
         """A service's port on this computer."""
 
+    @property
+    def has_udp(self) -> bool:
+        """Whether UDP is watched here."""
+
     def leave_cmdb(self, name: str) -> None:
         """Take a host out of the CMDB."""
 
@@ -30,7 +34,7 @@ class Chapter:
     """Something happens, then the DAG runs.
 
     :param act: makes it happen
-    :param expected: all events that the run must make; ports as in :data:`SPECS`
+    :param expected: all events that the run must make; ports as in :data:`SPECS`. Those of UDP only where it is watched
     :param red: hosts whose ``netstat`` task must fail
     :param hidden: hosts that the run must hide
     """
@@ -48,7 +52,7 @@ SPECS = [
     HostSpec("101", "web01", {80: "nginx: master", 443: "nginx: master"}, {"role": "web"}),
     HostSpec("102", "web02", {80: "nginx: master", 8443: "nginx: master"}, {"role": "web"}),
     HostSpec("103", "app01", {8080: "java", 8081: "java"}, {"role": "app"}),
-    HostSpec("104", "app02", {8080: "java", 8082: "java"}, {"role": "app"}),
+    HostSpec("104", "app02", {8080: "java", 8082: "java"}, {"role": "app"}, {514: "rsyslogd"}),
     HostSpec("105", "db01", {5432: "postgres"}, {"role": "db"}),
     HostSpec("106", "cache01", {6379: "redis-server"}, {"role": "cache"}),
 ]
@@ -61,10 +65,14 @@ def _nothing(stage: Stage) -> None:
 def _death_and_birth(stage: Stage) -> None:
     stage.host("app01").kill(stage.port(8080))
     stage.host("web02").start(stage.port(9100), "node_exporter")
+    if stage.has_udp:
+        stage.host("app02").kill(514, "udp")
 
 
 def _recovery(stage: Stage) -> None:
     stage.host("app01").start(stage.port(8080), "java")
+    if stage.has_udp:
+        stage.host("app02").start(514, "rsyslogd", "udp")
 
 
 def _cut(stage: Stage) -> None:
@@ -83,16 +91,16 @@ CHAPTERS = [
         frozenset(("baseline", spec.name, None) for spec in SPECS),
     ),
     Chapter(
-        "A service dies, another one starts",
-        "On app01 java on port 8080 is killed; on web02 node_exporter starts on 9100.",
+        "Services die, another one starts",
+        "On app01 java on 8080 is killed, on app02 rsyslogd on 514/udp; on web02 node_exporter starts on 9100.",
         _death_and_birth,
-        frozenset({("down", "app01", 8080), ("new", "web02", 9100)}),
+        frozenset({("down", "app01", 8080), ("down", "app02", "514/udp"), ("new", "web02", 9100)}),
     ),
     Chapter(
-        "It recovers",
-        "java is started on app01 again.",
+        "They recover",
+        "java is started on app01 again, and rsyslogd on app02.",
         _recovery,
-        frozenset({("recovered", "app01", 8080)}),
+        frozenset({("recovered", "app01", 8080), ("recovered", "app02", "514/udp")}),
     ),
     Chapter(
         "A host is cut off",

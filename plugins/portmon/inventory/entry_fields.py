@@ -28,7 +28,7 @@ class CmdbFields(Section):
         "`tag_*: tags` makes `tag_web: true`. Values become text, null is no label",
     )
     declared: Expression | None = Field(
-        None, description="TCP ports that must listen on the host: a number, text such as `80,443`, or a list of these"
+        None, description="ports that must listen on the host: a number, text such as `443,53/udp`, or a list of these"
     )
     enabled: Expression | None = Field(
         None,
@@ -50,7 +50,7 @@ class PresetFields(Section):
         description="a mapping adds to the preset's labels: a name that the preset has gets this expression, null "
         "leaves it out. One expression replaces them all",
     )
-    declared: Expression | None = Field(None, description="TCP ports that must listen on the host")
+    declared: Expression | None = Field(None, description="ports that must listen on the host")
     enabled: Expression | None = Field(
         None, description="an entry for which this is false, null, 0, empty, or a text that says no is left out"
     )

@@ -25,7 +25,7 @@ class FileFields(CmdbFields):
 
     declared: Expression | None = Field(
         "declared",
-        description="TCP ports that must listen on the host: a number, text such as `80,443` or `80;443`, or a list "
+        description="ports that must listen on the host: a number, text such as `80,443` or `80;53/udp`, or a list "
         "of these",
     )
 
