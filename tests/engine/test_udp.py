@@ -221,6 +221,28 @@ def test_a_program_that_hears_what_is_sent_to_all_is_not_missed() -> None:
     assert world.events[-1].details["owner"] == "resolved (resolved.service)"
 
 
+def test_the_death_of_a_service_is_told_though_a_client_that_came_not_long_ago_goes_on() -> None:
+    avahi, browser = udp(5353, "avahi-daemon", inode=1), udp(5353, "chrome", unit="session-2.scope", inode=2)
+    world = Udp().learned(avahi)
+    for at in (4, 5):
+        assert world.see(look(at, [avahi, browser])) == []
+    assert world.see(look(6, [browser])) == [("owner_gone", 5353)]
+    assert world.events[-1].details["owner"] == "avahi-daemon (avahi-daemon.service)"
+    assert world.see(look(7, [browser])) == []
+    assert world.see(look(8, [dataclasses.replace(avahi, inode=3), browser])) == [("recovered", 5353)]
+    assert world.see(look(9, [dataclasses.replace(avahi, inode=3)])) == []
+
+
+def test_a_service_that_came_not_long_ago_takes_a_port_over() -> None:
+    blue, green = (
+        udp(514, "rsyslogd", unit="blue.service", inode=1),
+        udp(514, "rsyslogd", unit="green.service", inode=2),
+    )
+    world = Udp().learned(blue)
+    assert world.see(look(4, [blue, green])) == []
+    assert world.see(look(5, [green])) == [("replaced", 514)]
+
+
 # ── UDP is turned on and off ────────────────────────────────────────────────────────────────────
 
 

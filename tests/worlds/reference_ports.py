@@ -471,8 +471,14 @@ class Ports(Young):
         places = [place for place, one in enumerate(owners) if any(one is other for other in gone)]
         verdict = replace(verdict, owners=owners, gone=places)
         missed = [one for one in verdict.left if one.watched and not any(one is other for other in owners)]
-        if verdict.replaced and not verdict.taken and all(map(is_client, missed)):
+        if not verdict.replaced or verdict.taken:
+            return verdict
+        if all(map(is_client, missed)):
             return replace(verdict, replaced=False, left=[])
+        stay = [one for one in owners if not any(one is other for other in verdict.left)]
+        if all(one.unit for one in missed) and not any(one.unit for one in stay):
+            # Those that only hear have taken nothing over.
+            return replace(verdict, owners=[*missed, *owners], gone=list(range(len(missed))), replaced=False, left=[])
         return verdict
 
     def _back_from_misses(self, port: PortRow, look: Sight, number: int) -> bool:

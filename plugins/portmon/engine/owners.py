@@ -516,7 +516,8 @@ def without_clients(change: Change, known: Sequence[PortOwner], many: Collection
     ago.
 
     Several programs may have one UDP port: browsers, players and chat programs hear what is sent to all beside the
-    service of mDNS or SSDP, and a resolver asks from any port. Nothing is missing when one of them ends.
+    service of mDNS or SSDP, and a resolver asks from any port. Nothing is missing when one of them ends, and none of
+    them has taken the port over when the service does.
 
     :param known: owners of the port before
     """
@@ -528,8 +529,14 @@ def without_clients(change: Change, known: Sequence[PortOwner], many: Collection
     owners = tuple(own for own in change.owners if own not in clients)
     change = dataclasses.replace(change, owners=owners, gone=tuple(own for own in change.gone if own not in clients))
     stays = any(same(one, own, many) for one in change.newcomers for own in known)
-    if change.replaced and stays and all(map(is_client, change.replaced)):
+    if not change.replaced or not stays:
+        return change
+    if all(map(is_client, change.replaced)):
         return dataclasses.replace(change, replaced=(), newcomers=())
+    if all(own.unit for own in change.replaced) and not any(one.unit for one in change.newcomers):
+        # What hears beside a service does not serve in its place.
+        gone = tuple(_leaves(own, times) for own in change.replaced)
+        return dataclasses.replace(change, owners=(*change.owners, *gone), replaced=(), newcomers=(), gone=gone)
     return change
 
 
