@@ -182,11 +182,11 @@ def test_a_day_in_which_each_service_is_restarted_once_and_dies_once_and_the_hos
         world.quiet_until(start)
         if number == len(BY_UNIT) // 2:
             world.udp.take_netstat()
-        if unit == "avahi-daemon":
-            # It goes on beside a browser, whose port it is not.
-            world.udp.start_browser()
-            world.quiet(10)
         world.restarts(service)
+        world.quiet_until(start + 50)
+        if unit == "avahi-daemon":
+            # A browser hears beside it until it is back, and is not missed.
+            world.udp.start_browser()
         world.quiet_until(start + 60)
         world.dies(service, "owner_gone" if unit == "avahi-daemon" else "down")
         if unit == "avahi-daemon":
