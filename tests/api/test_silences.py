@@ -31,6 +31,9 @@ def test_what_a_silence_does(conn: Connection) -> None:
     # The host that left the CMDB is none of the known ones.
     assert (made.matching, made.known) == (1, 3)
     assert [one.subject for one in made.alerts] == ["web1 port 80"]
+    # As they were given.
+    of_udp = silence(conn, ports=["53/udp", "80-81/tcp", "5060"], ends_at=NOW + HOUR, **WHO).silence
+    assert (made.silence.ports, of_udp.ports) == (("80", "443", "8000-8100"), ("53/udp", "80-81/tcp", "5060"))
     later = silence(conn, hosts=["*"], starts_at=NOW + HOUR, ends_at=NOW + 2 * HOUR, **WHO)
     assert (later.silence.state, later.silence.active) == ("next: 2026-01-01 13:00 UTC", False)
     assert (later.matching, len(later.alerts)) == (3, 3)

@@ -13,6 +13,7 @@ from portmon.api.alerts import AlertView, list_alerts
 from portmon.api.view import Text, View, minute, place
 from portmon.errors import CommandError, RequestError
 from portmon.fields import parse_ports
+from portmon.matching import ranges_text
 from portmon.storage import actions, alerts, events, silences
 from portmon.storage import hosts as known_hosts
 from portmon.storage.actions import Action
@@ -21,6 +22,7 @@ from portmon.storage.actions import Action
 class SilenceView(View):
     """A silence, or an acknowledgement, which has an alert and nothing else that it is about.
 
+    :param ports: as :func:`silence` takes them
     :param what: what it is about, in words
     :param active: whether it withholds messages now
     :param next: when it begins to; None: now, or never again
@@ -31,7 +33,7 @@ class SilenceView(View):
     alert_id: str | None = None
     hosts: tuple[Text, ...] = ()
     labels: Mapping[Text, tuple[Text, ...]] = {}
-    ports: tuple[tuple[int, int], ...] = ()
+    ports: tuple[str, ...] = ()
     programs: tuple[Text, ...] = ()
     starts_at: datetime
     ends_at: datetime | None
@@ -86,7 +88,7 @@ def silence(
 
     :param hosts: globs on names; ``*`` also matches events of the monitor itself
     :param labels: of hosts: name to globs on its value
-    :param ports: numbers and ranges such as ``8000-8100``
+    :param ports: numbers and ranges such as ``8000-8100`` and ``53/udp``
     :param programs: globs on names
     :param weekly: schedules such as ``Sun 02:00-04:00``, in ``timezone``, an IANA name
     :raises RequestError: something is missing or can't be read
@@ -172,8 +174,9 @@ def _views(conn: Connection, found: Collection[Withholding], now: datetime) -> l
     for one in found:
         event = acknowledged.get(one.alert_id) if isinstance(one, Acknowledgement) else None
         active = one.active(now)
+        own = {name: getattr(one, name) for name in one.__dataclass_fields__}
         view = SilenceView(
-            **{name: getattr(one, name) for name in one.__dataclass_fields__},
+            **own | {"ports": [ranges_text([ports]) for ports in own.get("ports", ())]},
             what=f"{event.kind.value} of {place(event.host_name, event.number)}" if event else one.what(),
             state=_state(one, now),
             active=active,
