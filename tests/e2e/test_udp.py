@@ -170,7 +170,7 @@ def _reboots(world: World) -> None:
 @pytest.mark.full
 @pytest.mark.long
 def test_a_day_in_which_each_service_is_restarted_once_and_dies_once_and_the_host_reboots(boot: Boot) -> None:
-    """1440 looks, none of them left out, by netstat before noon and by ss after it.
+    """1440 looks, none of them left out, by netstat for the first third of the day and by ss from then on.
 
     A service is restarted while a look is under way, which finds it or asks once more after two seconds.
     """
