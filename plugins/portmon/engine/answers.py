@@ -176,12 +176,14 @@ class Answers:
         """Update the host, after its ports were evaluated by its last state."""
         seen, at, report = look.shows, look.observed_at, self._fleet.report
         boot = None
+        # Clients hold random UDP ports, which are never learned.
+        shown = [number for number in evidence.listening if not (is_udp(number) and evidence.is_ephemeral(number))]
         if evidence.first:
-            count = len(evidence.listening)
+            count = len(shown)
             reason = f"First complete answer: {counted(count, 'listening port')}"
             report.of_host(host, at, Draft(EventKind.BASELINE, reason, details={"ports": count}))
         elif evidence.udp_begins and not evidence.new_boot:
-            count = sum(map(is_udp, evidence.listening))
+            count = sum(map(is_udp, shown))
             reason = f"First answer that shows UDP: {counted(count, 'UDP port')}"
             report.of_host(host, at, Draft(EventKind.BASELINE, reason, details={"ports": count, "protocol": UDP}))
         if evidence.new_boot:
