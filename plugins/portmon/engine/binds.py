@@ -63,12 +63,7 @@ def bind_events(
     there = seen.union(map(bind_of, shown.excluded))
     known -= there - seen
     lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - there)}, there)}, before.lost)
-    away = owners.gone_of(port)
-    left = owners.not_gone(change.gone)
-    stay = [own for own in owners.of(before) if own.is_watched and own.gone_since is None and own not in left]
-    # What only the owners had that are gone is theirs.
-    of_others = owners.binds_of(away) - owners.binds_of(stay)
-    of_others -= set(before.lost) - owners.binds_of(change.gone)
+    away, of_others = owners.gone_of(port), _of_owners_away(before, port, change)
     lost = tuple(address for address in lost if address not in of_others)
     fresh = tuple(address for address in lost if address not in before.lost)
     if fresh and not shown.more and not change.replaced:
@@ -106,13 +101,17 @@ def bind_events(
     if quiet or away or change.back or port.flapping or not differ:
         return None, ()
     now, then = ", ".join(port.addresses), ", ".join(before.addresses)
-    draft = Draft(
-        EventKind.REBOUND,
-        f"It listens on {now} now, before on {then}{telling.left_out(shown.more)}",
-        since=evidence.at,
-        details={"severe": False, "before": list(before.addresses)},
-    )
-    return None, telling.notice(port, evidence, draft)
+    reason = f"It listens on {now} now, before on {then}{telling.left_out(shown.more)}"
+    details = {"severe": False, "before": list(before.addresses)}
+    return None, telling.notice(port, evidence, Draft(EventKind.REBOUND, reason, evidence.at, details=details))
+
+
+def _of_owners_away(before: Port, port: Port, change: owners.Change) -> set[str]:
+    """The addresses that only the owners had that are gone: what is told of these says it."""
+    left = owners.not_gone(change.gone)
+    stay = [own for own in owners.of(before) if own.is_watched and own.gone_since is None and own not in left]
+    of_others = owners.binds_of(owners.gone_of(port)) - owners.binds_of(stay)
+    return of_others - (set(before.lost) - owners.binds_of(change.gone))
 
 
 def _exchanged(

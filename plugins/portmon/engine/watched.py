@@ -71,12 +71,9 @@ def fold(
         by_port: dict[int, list[Listener]] = defaultdict(list)
         excluded: dict[int, list[Listener]] = {}
         listed: set[int] = set()
-        beyond = dict(seen.beyond)
-        listeners: Iterable[Listener] = seen.listeners
-        if own.udp and seen.udp is not None:
-            listeners = (*listeners, *_learnable(seen, {*must, *(learned or {}).get(observation.host_id, ())}))
-            beyond |= {number_of(UDP, port): count for port, count in seen.udp_beyond}
-        for listener in listeners:
+        known_udp = {*must, *(learned or {}).get(observation.host_id, ())} if own.udp else None
+        shown, beyond = _watchable(seen, known_udp)
+        for listener in shown:
             if listener.pid == 1:
                 listener = without_first_process(listener, seen.tool)
             port = listener.number
@@ -93,10 +90,9 @@ def fold(
             known_owner = owners.get((observation.host_id, port), UNKNOWN)
             if _goes_on(port, known_owner, own, other_rules=observation.host_id in other_rules):
                 by_port[port] = []
-        for port, listeners in by_port.items():
+        for port, ours in by_port.items():
             others = excluded.get(port)
-            if not listeners:
-                listeners = others or listeners
+            listeners = ours or others or ours
             if len(listeners) == 1:
                 # Most ports have one listener, and a large fleet has millions of ports.
                 kept: list[tuple[Any, ...]] = [() if value is None else (value,) for value in _values(listeners[0])]
@@ -105,10 +101,21 @@ def fold(
                 columns = zip(*map(_values, listeners), strict=True)
                 kept, more = _few(columns, (observation.host_id, port), stored)
                 more = max(more, beyond.get(port, 0), *(one.more_owners for one in listeners))
-            ours = by_port[port]
             key = (observation.host_id, protocol_of(port), port_of(port))
             rows.append((*key, *kept, seen.tool, port in listed, more, ours, others))
     return rows
+
+
+def _watchable(seen: Listing, known_udp: Collection[int] | None) -> tuple[Sequence[Listener], dict[int, int]]:
+    """The sockets that rules are asked about, and of ports with too many sockets how many are left out.
+
+    :param known_udp: numbers of UDP ports that are known or declared; None where UDP is not watched
+    """
+    beyond = dict(seen.beyond)
+    if known_udp is None or seen.udp is None:
+        return seen.listeners, beyond
+    beyond |= {number_of(UDP, port): count for port, count in seen.udp_beyond}
+    return (*seen.listeners, *_learnable(seen, known_udp)), beyond
 
 
 def _learnable(seen: Listing, known: Collection[int]) -> list[Listener]:
