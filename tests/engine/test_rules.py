@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from portmon.engine.rules import Rule, RuleSet, Subject
 from portmon.model.host import Host
+from portmon.storage.tables import hosts
 
 WEB = Host("1", "Web01.example", "10.0.0.1", None, {"role": "web", "env": "prod"})
 
@@ -85,6 +86,17 @@ def test_a_port_that_people_ignore_comes_before_the_rules() -> None:
     other = dataclasses.replace(WEB, id="3")
     assert ignoring.for_host(other).digest == plain.for_host(other).digest
     assert ignoring.for_host(other).evaluate(Subject(80, "0.0.0.0")).watched
+
+
+def test_digests_fit_their_column_and_tell_whether_udp_is_watched() -> None:
+    rules, ignored = [Rule(action="allow", port=80)], {("1", port): "until …" for port in range(1, 100)}
+    plain, with_udp = RuleSet(rules).for_host(WEB), RuleSet(rules, udp=lambda _: True).for_host(WEB)
+    without = RuleSet(rules, udp=lambda _: True, ignored=ignored).for_host(WEB)
+    digests = [one.digest for one in (plain, with_udp, without)]
+    assert len(set(digests)) == 3
+    assert {len(digest) for digest in digests} == {hosts.c.rules.type.length}
+    assert [one.is_same(digest) for one in (plain, with_udp) for digest in digests] == [True, True, False] * 2
+    assert not RuleSet([]).for_host(WEB).is_same(plain.digest)
 
 
 def test_an_unknown_program_matches_no_glob() -> None:

@@ -14,7 +14,7 @@ from portmon.engine.hosts import Fleet
 from portmon.engine.identities import Identities, Sorted
 from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.ports import HostPorts
-from portmon.engine.rules import AND_UDP, HostRules
+from portmon.engine.rules import HostRules
 from portmon.engine.state import Draft, Evidence, HostState, Port
 from portmon.engine.watched import fold
 from portmon.model import limits
@@ -149,7 +149,7 @@ class Answers:
             tool_before=host.tool if host.last_ok_at else None,
             new_boot=new_boot,
             grace_until=host.grace_until,
-            rules_changed=host.rules is not None and host.rules.removesuffix(AND_UDP) != rules.tcp_digest,
+            rules_changed=host.rules is not None and not rules.is_same(host.rules),
             udp_begins=rules.udp and seen.udp is not None and UDP_SHOWN not in _numbers(before),
             confirmed=look.confirmed,
             listening=frozenset(one.number for one in (seen.sockets if rules.udp else seen.listeners)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,7 +17,10 @@ from portmon.matching import any_glob, in_ranges, in_scope, matches_host
 from portmon.model.host import Host
 from portmon.model.numbers import is_udp
 
-AND_UDP = " and UDP"
+DIGEST = 16
+"""Characters of a digest of rules, as the database keeps it."""
+_WITH_UDP = "u"
+"""Begins the digest where UDP is watched; no other one begins with it."""
 
 
 class Subject(NamedTuple):
@@ -123,7 +126,12 @@ class HostRules:
     @property
     def digest(self) -> str:
         """The same for equal rules, and whether UDP is watched."""
-        return self.tcp_digest + AND_UDP if self.udp else self.tcp_digest
+        return f"{_WITH_UDP}{self.tcp_digest}"[:DIGEST] if self.udp else self.tcp_digest
+
+    def is_same(self, digest: str) -> bool:
+        """Whether a digest is of these rules, whether UDP was watched or not."""
+        kept = DIGEST - len(_WITH_UDP)
+        return digest.removeprefix(_WITH_UDP)[:kept] == self.tcp_digest[:kept]
 
     @property
     def watches_all(self) -> bool:
@@ -185,14 +193,17 @@ class RuleSet:
             if indices not in self._by_rules:
                 rules = tuple((index, self._rules[index]) for index in indices)
                 parts = [rule.model_dump_json(exclude={"comment"}) for _, rule in rules]
-                digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
                 only_allowed = any(rule.action == "allow" for _, rule in rules)
-                self._by_rules[indices] = HostRules(rules, only_allowed, self._where, digest)
+                self._by_rules[indices] = HostRules(rules, only_allowed, self._where, _digest(parts))
             self._by_kind[kind] = self._by_rules[indices]
         found, ignored = self._by_kind[kind], self._ignored.get(host.id)
         if self._udp is not None and self._udp(host):
             found = dataclasses.replace(found, udp=True)
         if ignored:
-            digest = f"{found.tcp_digest} without {','.join(map(str, sorted(ignored)))}"
+            digest = _digest([found.tcp_digest, *map(str, sorted(ignored))])
             found = dataclasses.replace(found, ignored=ignored, tcp_digest=digest)
         return found
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST]
