@@ -1647,3 +1647,11 @@ def test_an_address_that_an_excluded_owner_had_as_well_goes_with_the_one_that_is
     other = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(V4,), is_watched=False)
     step = again(port(owners=(other, own)), seen(LAN, programs=("apache2",), pids=(8,)))
     assert (told(step), kept(step).lost) == (["owner_gone"], ())
+
+
+def test_an_owner_that_is_back_as_an_address_is_lost_is_a_change_of_each() -> None:
+    nginx = PortOwner(programs=("nginx",), tool="ss", pids=(7,), binds=(DMZ, LAN))
+    apache = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(DMZ,), gone_since=NOW - HOUR)
+    before = port(addresses=(DMZ, LAN), owners=(nginx, dataclasses.replace(apache, gone_clock=clock(NOW - HOUR))))
+    step = again(before, seen(DMZ, DMZ, programs=("apache2", "nginx"), pids=(7, 8)))
+    assert (told(step), [name for name, _ in kept(step).parts]) == (["rebound"], [LAN, "apache2"])

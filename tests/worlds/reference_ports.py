@@ -146,7 +146,7 @@ class Ports(Young):
         flapping = {part for part, changes in port.parts.items() if changes.flapping}
         # The end of one is no message while another one comes and goes; a loss is.
         is_told = bool(kind) and not (kind == "recovered" and flapping)
-        too_many = {part for part in changed | of if self._too_often(port.parts[part], look)}
+        too_many = {part for part in of if self._too_often(port.parts[part], look)}
         if is_told and told_today(port.messages, look.at) >= FEW:
             too_many |= of
         begin = [port.parts[part] for part in too_many - flapping]

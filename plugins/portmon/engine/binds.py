@@ -81,7 +81,7 @@ def bind_events(
     if not lost:
         port.lost_since = port.lost_clock = None
     found = tuple(address for address in before.lost if address not in lost)
-    if away or lost:
+    if away or lost or change.back:
         # What is told of others says it.
         telling.count_parts(port, evidence, (*found, *fresh) if away else found)
     if away and fresh and port.lost_since is None:

@@ -89,10 +89,13 @@ def owners_left(port: Port, change: owners.Change, evidence: Evidence) -> tuple[
     return telling.change_parts(port, evidence, names, draft) if names else telling.tell(port, evidence, draft)
 
 
-def owners_back(port: Port, change: owners.Change, evidence: Evidence) -> tuple[Draft, ...]:
-    """The event of the last owner that is back."""
+def owners_back(port: Port, change: owners.Change, evidence: Evidence, *, is_told: bool) -> tuple[Draft, ...]:
+    """The event of the last owner that is back.
+
+    :param is_told: that a bind is lost is told in this look, and says it
+    """
     names = set(map(evidence.subject_of, change.back))
-    if not names or owners.gone_of(port) or port.paused:
+    if not names or owners.gone_of(port) or port.paused or is_told:
         return telling.count_parts(port, evidence, names)
     if port.lost:
         # What the greater condition included is told now; the alert goes on.

@@ -357,8 +357,7 @@ def _goes_on(
         row = Row.OWNER_GONE
     if not evidence.new_boot:
         bind_row, told = binds.bind_events(before, port, seen, change, evidence, quiet=quiet or row is Row.RECOVERED)
-        # That binds are lost as it is back is told once.
-        back = () if bind_row is Row.LOST_BIND else holding.owners_back(port, change, evidence)
+        back = holding.owners_back(port, change, evidence, is_told=bind_row is Row.LOST_BIND)
         drafts = [*telling.in_one(port, drafts, told), *back]
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
