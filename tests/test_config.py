@@ -35,6 +35,12 @@ def test_an_empty_file_is_the_default() -> None:
         ("ssh:\n  max_login: 1\n", ["portmon.yaml:2: ssh.max_login: unknown field; did you mean 'max_logins'?"]),
         ("foo: 1\n", ["portmon.yaml:1: foo: unknown field; known here: cmdb, ssh"]),
         (
+            "alerts:\n  routes:\n    - {channels: [log], go_on: true}\n",
+            [
+                "portmon.yaml:3: alerts.routes[0].go_on: unknown field; known here: name, match",
+            ],
+        ),
+        (
             "cmdb:\n  source: {type: http, endpont: x}\n",
             ["portmon.yaml:2: cmdb.source.endpont: unknown field; did you mean 'endpoint'?"],
         ),

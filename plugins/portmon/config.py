@@ -243,7 +243,9 @@ def _in_file(location: Location) -> tuple[Location, list[str]]:
         else:
             kept.append(part)
             schema = _bare(_below(schema, part))
-    return tuple(kept), list(schema.get("fields", ()))
+    # An alias is the name that the file knows.
+    names = [field.get("validation_alias") or name for name, field in schema.get("fields", {}).items()]
+    return tuple(kept), names
 
 
 def _bare(schema: Any) -> Any:

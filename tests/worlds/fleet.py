@@ -41,6 +41,7 @@ class Machine:
     :param partners: port: another program that shares it with the service
     :param loops: ports whose service is another process in each look
     :param hides: it shows no programs
+    :param udp: UDP port: program; None: it is not asked for UDP
     """
 
     host: Host
@@ -53,6 +54,7 @@ class Machine:
     partners: dict[int, str] = field(default_factory=dict)
     loops: set[int] = field(default_factory=set)
     hides: bool = False
+    udp: dict[int, str] | None = None
 
     def start(self, port: int, program: str) -> None:
         """Begin to listen, as a new process."""
@@ -84,8 +86,18 @@ class Machine:
         listeners = tuple(
             self._listener(address, port, program, pid) for port, program, pid in running for address in self.addresses
         )
+        udp = None
+        if self.udp is not None:
+            udp = tuple(
+                Listener("udp", "0.0.0.0", port, 9000 + port, name, inode=port) for port, name in self.udp.items()
+            )
         return Listing(
-            "netstat-W", 0, boot_id=f"{self.identity or self.host.id}-{self.boot}", netns=1, listeners=listeners
+            "netstat-W",
+            0,
+            boot_id=f"{self.identity or self.host.id}-{self.boot}",
+            netns=1,
+            listeners=listeners,
+            udp=udp,
         )
 
     def _listener(self, address: str, port: int, program: str, pid: int) -> Listener:
