@@ -612,6 +612,8 @@ class Ports(Young):
         kind, extra = ("owner_gone", "") if port.gone else ("rebound", "severe")
         silent = port.alert or port.presence.flapping or port.a_part_flaps or not port.partial_fault
         port.paused = not silent and not self._tell_port(port, look.host_id, look.at, kind, number, extra)
+        if verdict.replaced and not (silent or port.paused or port.gone):
+            self._says_it_too(port, look, number)
 
     def _up_and_missing(self, port: PortRow, look: Sight, number: int) -> None:
         was_missing = port.misses > 0
