@@ -341,9 +341,14 @@ class Verdict:
     all_shown: bool = False
 
 
-def _compared(verdict: Verdict, known: Sequence[Owner], view: View, found: Pairs) -> Verdict:
-    """The verdict, with who is there of those that were known."""
-    there = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
+def _compared(verdict: Verdict, known: Sequence[Owner], view: View, found: Pairs, many: Set[str]) -> Verdict:
+    """The verdict, with who is there of those that were known: if several turn out to be one, it had what each had."""
+    others = [known[place] for place, shown in found.shown_as.items() if shown is None]
+    there = []
+    for place, shown in found.shown_as.items():
+        if shown is not None:
+            those = [known[place], *(one for one in others if is_same(one, shown, many))]
+            there.append((replace(known[place], rows=sum((one.rows for one in those), Counter())), shown))
     return replace(verdict, there=there, all_shown=not (view.blank or found.unknown))
 
 
@@ -358,7 +363,7 @@ def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
     others = [one for one in view.owners if not any(one is shown for _, shown in again)]
     owners = [seen_again(one, shown, many) for one, shown in again] + others
     verdict = Verdict(still + owners, back=back, taken=bool(known) and not (again or found.unknown))
-    return _compared(verdict, known, view, found)
+    return _compared(verdict, known, view, found, many)
 
 
 def in_another_boot(known: Sequence[Owner], view: View, many: Set[str]) -> list[Owner]:
@@ -401,7 +406,7 @@ def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     blank = view.blank or found.unknown
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
     if found.shown_as:
-        return _compared(_some_are_shown(known, view, look, found, joined, blank=blank), known, view, found)
+        return _compared(_some_are_shown(known, view, look, found, joined, blank=blank), known, view, found, look.many)
     if not joined:
         return Verdict(list(known), same=True)
     if blank:
@@ -485,10 +490,12 @@ def recover(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     missing = [one for place, one in enumerate(known) if place not in found.shown_as]
     joined = [replace(one, joined=look.clock) for one in found.newcomers]
     if view.blank or found.unknown:
-        return _compared(Verdict([*missing, *stay, *joined]), known, view, found)
+        return _compared(Verdict([*missing, *stay, *joined]), known, view, found, look.many)
     late = [one for one in missing if is_late(one, look)]
     missed = [one for one in missing if one.watched and one not in late]
-    return _compared(Verdict([*missed, *late, *stay, *joined], gone=list(range(len(missed)))), known, view, found)
+    return _compared(
+        Verdict([*missed, *late, *stay, *joined], gone=list(range(len(missed)))), known, view, found, look.many
+    )
 
 
 def holders(before: Sequence[Owner], view: View, look: Circumstances) -> list[Owner]:
