@@ -108,6 +108,15 @@ def test_a_declared_owner_has_to_have_the_port(text: str, first: dict[str, Any])
     assert [kind for _, kind, _ in told(looks, text, **first)] == ["down", "recovered"]
 
 
+def test_the_time_of_a_declared_owner_after_a_boot_ends_though_nothing_changes() -> None:
+    other = PYTHON | {"unit": "app.service"}
+    boots = ["b1", "b2", "b2", "b2", "b2"]
+    first = {"declared": ["80/nginx.service"]}
+    # What the port showed before says nothing of units.
+    looks = [[PYTHON]] + [[other]] * 4
+    assert told(looks, boots=boots, **first) == [(15, "down", "critical")]
+
+
 def test_another_owner_is_no_death_without_a_declared_one() -> None:
     assert told([[NGINX], [PYTHON]], "declared: [{port: 80}]") == [(5, "replaced", "warning")]
 

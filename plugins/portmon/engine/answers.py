@@ -16,6 +16,7 @@ from portmon.engine.inputs import EvaluationInputs
 from portmon.engine.ports import HostPorts
 from portmon.engine.rules import HostRules
 from portmon.engine.state import Draft, Evidence, HostState, Port
+from portmon.engine.terms import terms_of
 from portmon.engine.watched import fold
 from portmon.model import limits
 from portmon.model.event_kinds import EventKind
@@ -83,7 +84,13 @@ class Answers:
         known = {} if all(own.watches_all for own in rules.values()) else frames.known_owners(ports)
         other_rules = {host_id for host_id, one in evidence.items() if one.rules_changed}
         seen = fold(looks, rules, declared, known, cache(lambda: frames.known_values(ports)), other_rules, learned)
-        comparison = frames.Comparison(ports, seen, declared)
+        named = {
+            (look.host_id, number): owner
+            for look in looks
+            for number, given in self._inputs.given.get(look.host_id, {}).items()
+            if (owner := terms_of(self._inputs.settings, given).owner)
+        }
+        comparison = frames.Comparison(ports, seen, declared, named)
         differing, absent = comparison.differing(), set()
         for look in looks:
             host, must = self._hosts[look.host_id], declared.get(look.host_id, {})

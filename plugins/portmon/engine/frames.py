@@ -16,6 +16,9 @@ import pandas as pd
 
 from portmon.engine.declared import Declared
 from portmon.engine.lifecycle import Changes
+from portmon.engine.owners import PortOwner
+from portmon.engine.owners import of as owners_of
+from portmon.engine.owners import same as same_owner
 from portmon.engine.state import Port, Seen
 from portmon.engine.watched import SETS, KnownOwner, SeenPort
 from portmon.model.numbers import BEYOND, UDP, number_of
@@ -218,13 +221,21 @@ class Comparison:
     :param known: stored ports of these hosts
     :param seen: as :func:`portmon.engine.watched.fold` returns them
     :param declared: declared ports of these hosts
+    :param named: the owners that declarations name, by host id and number
     """
 
-    def __init__(self, known: pd.DataFrame, seen: Sequence[SeenPort], declared: Declared) -> None:
+    def __init__(
+        self,
+        known: pd.DataFrame,
+        seen: Sequence[SeenPort],
+        declared: Declared,
+        named: Mapping[tuple[str, int], PortOwner],
+    ) -> None:
         names = [*KEY, *(f"{name}_seen" for name in (*SETS, "tool")), "listed", "more", "listeners", "excluded"]
         columns = list(zip(*seen, strict=True)) or [()] * len(names)
         columned = zip(names, columns, strict=True)
         self._declared = declared
+        self._named = named
         listening = pd.DataFrame({name: pd.Series(values, dtype="object") for name, values in columned})
         listening["port"] = listening["port"].astype("int64")
         both = self._beside(known, listening)
@@ -306,7 +317,17 @@ class Comparison:
                 shown = zip(same, both["programs_seen"], both["comms"], both["comms_seen"], strict=True)
                 same = [one or (new == comms and known == comms) for one, new, known, comms in shown]
             quiet &= pd.Series(same, index=both.index, dtype="bool")
+        if self._named:
+            keys = zip(both["host_id"], numbers_of(both), strict=True)
+            asked = quiet & pd.Series([key in self._named for key in keys], index=both.index, dtype="bool")
+            found = [self._may_be_as_named(port) for port in ports_of(both[asked])]
+            quiet[asked] = pd.Series(found, index=both.index[asked], dtype="bool")
         return quiet
+
+    def _may_be_as_named(self, port: Port) -> bool:
+        """Whether the owner that a declaration names may have the port; if not, it has time after a boot alone."""
+        known, named = owners_of(port), self._named[port.host_id, port.number]
+        return not known or any(own.is_accepted or same_owner(named, own, many=()) is not False for own in known)
 
 
 def _waits(owners: Any, shown: Sequence[Any]) -> bool:
