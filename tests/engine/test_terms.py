@@ -129,6 +129,14 @@ def test_who_surely_did_not_have_a_port_does_not_end_its_down_by_a_declaration_o
     assert [one.kind for one in found if one.port == 80] == ["down", "replaced", "recovered"]
 
 
+@pytest.mark.parametrize("unit", [None, "other.service"], ids=["as it is declared", "later"])
+def test_a_unit_that_a_look_does_not_show_is_the_known_one_for_a_declaration(unit: str | None) -> None:
+    other = PYTHON | {"unit": "other.service"}
+    looks = [[other], [other], [PYTHON | {"unit": unit}], [PYTHON], [other], [PYTHON]]
+    found = simulate([json.dumps(line) for line in declared_later(looks)], Config(), interval=FIVE)
+    assert [(one.at[11:16], one.kind) for one in found if one.port == 80] == [("00:10", "down")]
+
+
 def declared_later(looks: Sequence[Iterable[dict[str, Any]]]) -> Iterable[dict[str, Any]]:
     """The lines of these looks; from the third on the CMDB declares port 80 for another unit than it had."""
     for number, listeners in enumerate(looks):

@@ -25,6 +25,7 @@ from tests.worlds.reference_owners import (
     Circumstances,
     Owner,
     Verdict,
+    View,
     are_away,
     holders,
     in_another_boot,
@@ -241,7 +242,7 @@ class Ports(Young):
         if not look.learning and self._is_anothers(look, number, None, seen, seen.view.owners):
             port = PortRow("down", look.at, declared=True, seen_clock=look.clock)
             self.ports[look.host_id][number] = port
-            self._falls_to_others(port, look, number, seen)
+            self._falls_to_others(port, look, number, seen, [])
             return
         was_there = first_of_all or look.learning or number in host.listening
         port = PortRow("up", look.at, at_baseline=was_there, declared=declared, seen_boot=look.boot)
@@ -320,7 +321,7 @@ class Ports(Young):
         if number in look.seen:
             seen = look.seen[number]
             if port.status == "down":
-                if not is_its_own(port, look, number, seen):
+                if not self._is_its_own(port, look, number, seen):
                     return  # the next look says who has it
                 self._up_from_down(port, look, number)
             if port.status == "up":
@@ -420,9 +421,9 @@ class Ports(Young):
         if not look.learning and self._is_anothers(look, number, port, seen, there):
             port.owners = not_shown(port.owners, seen.view, look.many)
             if was_flapping:
-                self._is_taken(port, look, seen)
+                self._is_taken(port, look, seen, there)
             else:
-                self._falls_to_others(port, look, number, seen, counts=not was_missing)
+                self._falls_to_others(port, look, number, seen, there, counts=not was_missing)
             return verdict
         if verdict.replaced and was_flapping:
             port.owners = verdict.left
@@ -651,7 +652,7 @@ class Ports(Young):
 
     def _back(self, port: PortRow, look: Sight, number: int, seen: Seen, *, other_view: bool) -> Verdict:
         """A port that was down is seen: by an owner of its own, as far as can be known, or by others."""
-        if not is_its_own(port, look, number, seen):
+        if not self._is_its_own(port, look, number, seen):
             self._is_held(port, look, number, seen)
             return Verdict(port.owners)
         verdict = recover(port.owners, seen.view, self._circumstances(look))
@@ -670,6 +671,11 @@ class Ports(Young):
             port.addresses = seen.addresses | late
             self._parts_changed(port, look, "rebound", number, "severe", of=binds(lost), changed=binds(lost))
         return verdict
+
+    def _is_its_own(self, port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
+        present = [one for one in port.holders if one.joined is not None]
+        there = self._who_has_it(present, look, seen)
+        return is_its_own(port, look, number, replace(seen.view, owners=there))
 
     def _up_from_down(self, port: PortRow, look: Sight, number: int) -> None:
         self._is_up(port, look)
@@ -699,21 +705,31 @@ class Ports(Young):
         named = [is_named(one, name) for one in there]
         return bool(named) and True not in named and (is_known or None not in named)
 
-    def _falls_to_others(self, port: PortRow, look: Sight, number: int, seen: Seen, *, counts: bool = True) -> None:
-        """It is down, which says who has it: they are no owners of it."""
+    def _falls_to_others(
+        self, port: PortRow, look: Sight, number: int, seen: Seen, there: list[Owner], *, counts: bool = True
+    ) -> None:
+        """It is down, which says who has it: they are no owners of it.
+
+        :param there: what was known of them
+        """
         self._has_nothing(port, look)
         if not port.owners:  # all that is known is of others
             port.programs = port.comms = port.units = frozenset()
             port.pids = port.inodes = port.uids = frozenset()
-        port.holders = [replace(one, told=True) for one in holders([], seen.view, self._circumstances(look))]
+        port.holders = [replace(one, told=True) for one in self._who_has_it(there, look, seen)]
         self._presence_changed(port, look, "down", number, port.young, counts=counts)
 
     # ── a port that is down, and others have it ─────────────────────────────────────────────────
 
-    def _is_taken(self, port: PortRow, look: Sight, seen: Seen) -> None:
+    def _who_has_it(self, known: Iterable[Owner], look: Sight, seen: Seen) -> list[Owner]:
+        """Those that a look shows, since now, with what is known of them: what it does not show is no difference."""
+        before = [replace(one, joined=None) for one in known]
+        return [one for one in holders(before, seen.view, self._circumstances(look)) if one.joined is not None]
+
+    def _is_taken(self, port: PortRow, look: Sight, seen: Seen, there: Iterable[Owner] = ()) -> None:
         """While it comes and goes another owner has it: it is down since then, and nobody is told before it is stable."""
         self._has_nothing(port, look)
-        port.holders = holders([], seen.view, self._circumstances(look))
+        port.holders = self._who_has_it(there, look, seen)
         changes = port.presence if self._subject is None else self._subject.changes
         changes.add(look.clock, self.window)
 
@@ -967,22 +983,22 @@ def is_restarted(port: PortRow, seen: Seen) -> bool:
     return len(port.pids) == len(seen.pids) == 1 and port.pids != seen.pids
 
 
-def is_its_own(port: PortRow, look: Sight, number: int, seen: Seen) -> bool:
+def is_its_own(port: PortRow, look: Sight, number: int, view: View) -> bool:
     """Whether a port that is down is back, as far as can be known. Those that rules exclude are others, if one is known that they watch."""
     name = look.must_have.get(number)
     if name is not None and name != port.instead_of:
-        named = [is_named(one, name) for one in seen.view.owners]
+        named = [is_named(one, name) for one in view.owners]
         its_own = [one for one in port.owners if one.named == name]
-        declared = pairs(its_own, seen.view, look.many)
+        declared = pairs(its_own, view, look.many)
         if True in named or declared.shown_as:
             return True
         surely_not = None not in named or (its_own and not declared.unknown)
-        if named and surely_not and not seen.view.blank:
+        if named and surely_not and not view.blank:
             return False
-    if port.is_held and not seen.view.owners:
+    if port.is_held and not view.owners:
         return False  # those that have it do not show, and are no others
     known = [one for one in port.owners if one.watched] or port.owners
-    return is_recovered(known, seen.view, look.many)
+    return is_recovered(known, view, look.many)
 
 
 def expect_all_binds(port: PortRow) -> None:

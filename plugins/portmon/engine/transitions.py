@@ -314,9 +314,10 @@ def _up_again(
     quiet: bool,
 ) -> Transition:
     """A port that was up, and still listens."""
-    if _is_anothers(port, terms, shown, evidence):
+    there = tuple(own for own in change.owners if own.gone_since is None) if shown.owners else ()
+    if _is_anothers(port, terms, dataclasses.replace(shown, owners=there), evidence):
         _was_seen(port, evidence)
-        return Transition(port, Row.DOWN, _is_taken(port, shown, evidence, terms))
+        return Transition(port, Row.DOWN, _is_taken(port, _as_known(shown, there, evidence), evidence, terms))
     before = dataclasses.replace(port)
     # One look is one change.
     is_back = before.misses > 0 and not change.replaced
@@ -539,8 +540,19 @@ def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -
     return not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
 
 
+def _as_known(shown: Holders, known: Sequence[PortOwner], evidence: Evidence) -> Holders:
+    """Those that a look shows, with what is known of them: what it does not show is no difference.
+
+    :param known: who had the port in the look before
+    """
+    held = owners.held(known, shown, evidence.many, evidence.clock)
+    return dataclasses.replace(shown, owners=owners.present(held))
+
+
 def _is_back(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
     """Whether one of its own has a port that was down."""
+    if shown.owners:
+        shown = _as_known(shown, owners.present(port.holders), evidence)
     if not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many):
         return False
     # One that may be what a declaration names, and that surely did not have the port before, is no return.
