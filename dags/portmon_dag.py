@@ -14,6 +14,9 @@ what is known, and alerts on what changed.
 | `route_alerts`, `alert_…` | send what is undelivered, from this run or an earlier one, and reminders |
 | `heartbeat` | pings the dead-man's switch after a good run, if `alerts.heartbeat` names one |
 
+**A run that hangs or fails** is told as well: by the triggerer at twice the interval (`run_overdue`), and by the DAG
+processor if nothing was evaluated (`run_failed`).
+
 **A red `netstat` task** is a host that gave no evidence; its log says why. None of its ports goes down because of it.
 To ask one host again, clear its task and what follows.
 
@@ -34,7 +37,7 @@ from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.param import ParamsDict
 
 from portmon import timeouts
-from portmon.airflow import settings, tasks
+from portmon.airflow import run_watch, settings, tasks
 from portmon.airflow.operators.netstat import NetstatOperator
 from portmon.airflow.operators.store import MAP_INDEX_TEMPLATE
 from portmon.airflow.operators.sweep import SweepOperator
@@ -43,16 +46,20 @@ from portmon.scan.batches import batches_at_once
 from portmon.steps.run import DRY_RUN, FORCE_PRUNE, HOSTS, NOTIFY, REPLAY_FROM, REPLAY_TO
 
 given = settings.for_dag()
+schedule = settings.schedule_for_parsing()
 
 with DAG(
     dag_id=tasks.DAG_ID,
     doc_md=__doc__,
-    schedule=settings.schedule_for_parsing(),
+    schedule=schedule,
     catchup=False,
     max_active_runs=1,
     # max_logins bounds the netstat tasks; the rest of the run is at most four tasks at a time.
     max_active_tasks=given.max_logins + len(AlertGroup),
     dagrun_timeout=timeouts.RUN,
+    # Of what becomes of the run itself its tasks can't tell.
+    deadline=run_watch.deadline(schedule),
+    on_failure_callback=run_watch.tell_failed,
     default_args={
         "owner": "portmon",
         "retries": 2,

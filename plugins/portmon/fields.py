@@ -17,10 +17,12 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainSerializer,
     Tag,
     WithJsonSchema,
 )
 
+from portmon.matching import ranges_text
 from portmon.model.numbers import BEYOND, TCP, TCP_ALONE, UDP
 from portmon.untrusted.boundary import reason
 
@@ -94,6 +96,8 @@ def _any_of(*types: dict[str, object], **more: object) -> WithJsonSchema:
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
+    # Archived settings can be read again.
+    PlainSerializer(format_duration, when_used="json"),
     _any_of(
         {"type": "number", "minimum": 0},
         {"type": "string", "pattern": _DURATION_PATTERN},
@@ -241,9 +245,10 @@ _PORTS_SCHEMA = _any_of(
     {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
     examples=[443, "8000-8100", "53/udp", [22, "8000-8100"]],
 )
-PortRanges = Annotated[tuple[tuple[int, int], ...], BeforeValidator(parse_ports), Field(min_length=1), _PORTS_SCHEMA]
+_Ranges = Annotated[tuple[tuple[int, int], ...], Field(min_length=1), PlainSerializer(ranges_text, when_used="json")]
+PortRanges = Annotated[_Ranges, BeforeValidator(parse_ports), _PORTS_SCHEMA]
 """Of either protocol, if none is named."""
-DeclaredRanges = Annotated[tuple[tuple[int, int], ...], BeforeValidator(_numbers), Field(min_length=1), _PORTS_SCHEMA]
+DeclaredRanges = Annotated[_Ranges, BeforeValidator(_numbers), _PORTS_SCHEMA]
 """Of TCP, if no protocol is named."""
 
 

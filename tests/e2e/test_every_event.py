@@ -576,13 +576,13 @@ def test_on_postgresql(start: Callable[[Database], Site], postgres_cluster: Clus
 
 
 def test_no_kind_of_event_is_left_out() -> None:
-    # Late runs are tested in tests/steps/test_overdue.py. Hundreds of changes at once take hundreds
+    # Late and failed runs are tested in test_run_watch.py. Hundreds of changes at once take hundreds
     # of services: tests/engine/test_walls.py. An old forced command is one of an earlier version: tests/engine/test_versions.py.
     others = {EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, EventKind.MANY_CHANGES, EventKind.PROBE_OUTDATED}
     # Machines, hosts that no run tries, and clocks: tests/steps/test_machines.py, test_invalid_entries.py, test_wrong_clock.py.
     others |= {EventKind.FOREIGN_MACHINE, EventKind.OWN_MACHINE, EventKind.ANSWERS_DISCARDED, EventKind.TAKEN_OVER}
     others |= {EventKind.UNSCANNED, EventKind.SCANNED, EventKind.FLEET_UNSCANNED, EventKind.FLEET_SCANNED}
-    others |= {EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED}
+    others |= {EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED, EventKind.RUN_FAILED, EventKind.RUN_EVALUATED}
     # A host that shows programs of other users takes sudo: test_owners.py.
     others |= {EventKind.OWNERS_HIDDEN, EventKind.OWNERS_SHOWN}
     ours = {kind.value for kind in EventKind} - others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.providers.common.compat.notifier import BaseNotifier
@@ -10,9 +11,12 @@ from airflow.providers.common.compat.sdk import redact as mask_secrets
 from portmon.airflow import settings
 from portmon.alerting.channels import Channel
 from portmon.alerting.channels.base import HttpRequest, Outside
+from portmon.alerting.config import Alerts, Signal
 from portmon.alerting.message.render import Message
 from portmon.errors import DeliveryError
 from portmon.untrusted import redact
+
+log = logging.getLogger(__name__)
 
 
 class _Outside:
@@ -34,6 +38,16 @@ class _Outside:
 
 
 OUTSIDE: Outside = _Outside()
+
+
+def signal(alerts: Alerts, which: Signal, summary: str) -> None:
+    """Tell the dead-man's switch that a run begins or failed, if it wants to know; what goes wrong is logged."""
+    if alerts.heartbeat is None or not alerts.heartbeat.signals:
+        return
+    try:
+        alerts.heartbeat.ping(summary, OUTSIDE, which)
+    except DeliveryError as error:
+        log.warning("The dead-man's switch did not take /%s: %s", which, error)
 
 
 def deliver(channel: Channel, message: Message, done: tuple[str, ...] = ()) -> None:

@@ -137,15 +137,23 @@ def _runs_after(value: str | timedelta | None, at: datetime) -> Iterator[datetim
 
 
 def interval() -> timedelta:
+    """The commonest time between two scheduled runs, see :func:`interval_of`.
+
+    :raises ConfigError: the schedule is wrong
+    """
+    return interval_of(schedule())
+
+
+def interval_of(value: str | timedelta | None) -> timedelta:
     """The commonest time between two scheduled runs, the shorter one of two that are equally common. ``*/5 6-22 * * *``
     is 5 minutes, for all its nights. 0 without a rhythm: manual runs, ``@once``, ``@continuous``.
 
-    :raises ConfigError: the schedule is wrong
+    :param value: the schedule
     """
     # A Monday in whose week no clock is changed.
     start = datetime(2024, 1, 1, tzinfo=UTC)
     gaps: Counter[timedelta] = Counter()
-    for last, following in itertools.pairwise(_runs_after(schedule(), start)):
+    for last, following in itertools.pairwise(_runs_after(value, start)):
         gaps[following - last] += 1
         enough = len(gaps) == 1 or following - start > timedelta(days=1)
         if gaps.total() >= (_GAPS if enough else _GAPS_IN_ALL):

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk import task
+from airflow.sdk import Asset, AssetAlias, task
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from portmon import __version__, timeouts
 from portmon.airflow import installation, settings
+from portmon.airflow.observability import gauge, gauge_alerts, phase
 from portmon.errors import ConfigError, ParamError, PastRunError, PortmonError, ReplayError, StorageError
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertGroup
@@ -48,12 +50,15 @@ DIFF_PORTS = "diff_ports"
 ROUTE_ALERTS = "route_alerts"
 NO_CHANGE = "no_change"
 HEARTBEAT = "heartbeat"
+CHANGES = AssetAlias("portmon_changes")
+"""Stands for the asset in ``diff_ports``, each success of which would be an event of the asset itself."""
 REPLAYS = "replays"
 """Key in what ``fetch_hosts`` returns: the run evaluates archived observations instead of asking hosts."""
 ALERT_TASKS = {group: f"alert_{group}" for group in AlertGroup}
 
 
 @task(task_id=FETCH_HOSTS, multiple_outputs=False)
+@phase("fetch")
 def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, Any]:
     """Fetch all hosts from the CMDB, or the last good list; nothing in a run that replays."""
     from portmon.steps.fetch import fetch_inventory
@@ -67,6 +72,8 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
         interval = settings.interval()
         # Opens no connection yet, but refuses a kind of database that can't be used.
         database = settings.database()
+    if run.watches_all:
+        _signal_start(config, run)
     migrate(database)
     window = _window(database, config, run, interval)
     if window is not None:
@@ -85,6 +92,7 @@ def fetch_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str
 
 
 @task(task_id=PRUNE_INVENTORY, multiple_outputs=False)
+@phase("prune")
 def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
     """Hide hosts that left the CMDB, delete them later, or refuse to."""
     from portmon.steps.prune import counts
@@ -99,6 +107,7 @@ def prune_inventory(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict
 
 
 @task(task_id=PLAN_SWEEP, trigger_rule="all_done")
+@phase("plan_sweep")
 def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
     """Plan batches of hosts, if there are many. Runs even if pruning failed, so that hosts are still watched."""
     from portmon.steps.plan import plan_sweep as plan
@@ -110,6 +119,7 @@ def plan_sweep(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
 
 
 @task(task_id=PLAN_HOSTS, trigger_rule="all_done")
+@phase("plan_hosts")
 def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict[str, Any]]:
     """Plan the hosts that need a task of their own. Runs even if the sweep failed."""
     from portmon.steps.plan import plan_hosts as plan
@@ -124,12 +134,15 @@ def plan_hosts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[dict
     return _unless_past(ti, live, [])
 
 
-@task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False)
-def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str, int]:
+@task(task_id=DIFF_PORTS, trigger_rule="all_done", multiple_outputs=False, outlets=[CHANGES])
+@phase("evaluate")
+def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any, outlet_events: Any) -> dict[str, int]:
     """Evaluate the observations. Runs even if hosts failed, but never without a host list and both plans."""
     from portmon.scan.answer import observation_from_xcom
     from portmon.steps.evaluate import evaluate_dry, evaluate_run
+    from portmon.steps.figures import figures_of_looks
     from portmon.steps.plan import asked_by
+    from portmon.storage import events
 
     fetched, interval = _needed(ti, FETCH_HOSTS), settings.interval()
     database, config, run = _state(params, dag_run, ti)
@@ -147,8 +160,9 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
         return found
     with database.begin() as conn:
         planned = asked_by(conn, batches, plan, sweep=SWEEP, own=NETSTAT)
+    began = time.monotonic()
     try:
-        return evaluate_run(
+        found = evaluate_run(
             database,
             config,
             run,
@@ -162,13 +176,24 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> dict[str,
     except PastRunError as error:
         log.warning("%s", error)
         return _replay(database, config, run, interval)
+    took = time.monotonic() - began
+    with database.begin() as conn:
+        gauge({**figures_of_looks(conn, run.run_id), "diff_seconds": took})
+        changes = events.kinds_of_run(conn, run.run_id)
+    if changes:
+        # Made here, since it loads the providers of all kinds of assets. A run that is evaluated again tells it again.
+        ports = Asset("portmon_ports", uri="portmon://ports")
+        outlet_events[CHANGES].add(ports, extra={"run_id": run.run_id, **changes})
+    return found
 
 
 # Follows fetch_hosts and both plans as well: if one failed, diff_ports is skipped, and this is what the run fails by.
 @task.branch(task_id=ROUTE_ALERTS, trigger_rule="none_failed_min_one_success")
+@phase("dispatch")
 def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[str]:
     """Start the alert tasks that have something to send, from this run or an earlier one."""
     from portmon.steps.dispatch import groups_to_alert
+    from portmon.steps.failed import report_evaluated
     from portmon.steps.overdue import report_overdue
 
     if ti.xcom_pull(task_ids=DIFF_PORTS) is None:
@@ -185,8 +210,11 @@ def route_alerts(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> list[st
         return [NO_CHANGE]
     if not replayed:
         report_overdue(database, run, interval=interval, now=now)
+        if not run.hosts:
+            report_evaluated(database, run, now=now)
     own = {"run_id": run.run_id, "holder": f"{ROUTE_ALERTS} {run.run_id}", "try_number": ti.try_number}
     groups = groups_to_alert(database, config, now=now, interval=interval, **own)
+    gauge_alerts(database)
     return [ALERT_TASKS[group] for group in AlertGroup if group in groups] or [NO_CHANGE]
 
 
@@ -203,25 +231,35 @@ def alert(group: AlertGroup) -> Any:
     )
     def send(*, dag_run: Any, ti: Any) -> int:
         """Send the undelivered events of this group through every channel, and note what was delivered."""
-        from portmon.airflow.outside import deliver
-        from portmon.steps.deliver import AlertTask
-
-        return AlertTask(
-            database=settings.database(),
-            config=settings.config(),
-            group=group,
-            send=deliver,
-            link=log_link,
-            page=page_link(),
-            page_of=page_link,
-            interval=settings.interval(),
-            hold_until=settings.hold_until(_now()),
-            holder=f"{ti.task_id} {dag_run.run_id}",
-            try_number=ti.try_number,
-            clock=_now,
-        ).run()
+        holder = f"{ti.task_id} {dag_run.run_id}"
+        try:
+            with phase("send", group=group):
+                return send_undelivered(settings.config(), group, holder=holder, try_number=ti.try_number)
+        finally:
+            gauge_alerts(settings.database())
 
     return send()
+
+
+def send_undelivered(config: Config, group: AlertGroup, *, holder: str, try_number: int = 0) -> int:
+    """Send the undelivered events of a group through every channel, see :class:`portmon.steps.deliver.AlertTask`."""
+    from portmon.airflow.outside import deliver
+    from portmon.steps.deliver import AlertTask
+
+    return AlertTask(
+        database=settings.database(),
+        config=config,
+        group=group,
+        send=deliver,
+        link=log_link,
+        page=page_link(),
+        page_of=page_link,
+        interval=settings.interval(),
+        hold_until=settings.hold_until(_now()),
+        holder=holder,
+        try_number=try_number,
+        clock=_now,
+    ).run()
 
 
 @task(task_id=HEARTBEAT, trigger_rule="none_failed_min_one_success")
@@ -230,7 +268,7 @@ def heartbeat(*, params: Mapping[str, Any], dag_run: Any, ti: Any) -> None:
     from portmon.airflow.outside import OUTSIDE
 
     database, config, run = _state(params, dag_run, ti)
-    if run.dry_run or run.hosts or _has_replayed(database, run):
+    if not run.watches_all or _has_replayed(database, run):
         log.info("No ping: a dry run, a replay or a run of some hosts does not prove that every host is watched")
     elif config.alerts.heartbeat is None:
         log.info("No ping: alerts.heartbeat is not set any more")
@@ -339,6 +377,14 @@ def _replay(database: Database, config: Config, run: Run, interval: timedelta) -
         if run.dry_run:
             return replay_dry(database, config, window, interval=interval)
         return replay_run(database, config, run, window, interval=interval)
+
+
+def _signal_start(config: Config, run: Run) -> None:
+    if config.alerts.heartbeat is not None and config.alerts.heartbeat.signals:
+        from portmon.airflow.outside import signal
+        from portmon.alerting.config import Signal
+
+        signal(config.alerts, Signal.START, f"portmon: {run.run_id}")
 
 
 def _has_replayed(database: Database, run: Run) -> bool:

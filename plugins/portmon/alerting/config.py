@@ -98,6 +98,14 @@ class Route(Section):
     go_on: bool = Field(False, alias="continue", description="also try the routes after this one")
 
 
+class Signal(StrEnum):
+    """What a dead-man's switch is told of a run, by the end of the address."""
+
+    GOOD = ""
+    START = "start"
+    FAIL = "fail"
+
+
 class Heartbeat(Section):
     """A ping after each good run, for a dead-man's switch such as Healthchecks: it alerts when no ping comes."""
 
@@ -105,12 +113,18 @@ class Heartbeat(Section):
     endpoint: str = Field("", description="path below the connection's host; a secret one belongs into its host")
     method: Literal["GET", "HEAD", "POST"] = Field("POST", description="how to ask")
 
+    signals: bool = Field(
+        False,
+        description="also ping `/start` below the address when a run begins, and `/fail` when one failed, as "
+        "Healthchecks reads them",
+    )
+
     def check(self) -> list[str]:
         """Sentences about what is wrong, as far as it shows without the connection."""
         return endpoint_problems(self.endpoint, self.conn_id)
 
-    def ping(self, summary: str, outside: Outside) -> None:
-        """Tell the switch that a run was good.
+    def ping(self, summary: str, outside: Outside, signal: Signal = Signal.GOOD) -> None:
+        """Tell the switch that a run was good, or another signal.
 
         :param summary: shown by the switch; sent only with POST
         :raises DeliveryError: unless the answer is 2xx and no "not found". It holds no path, which may be the switch's
@@ -119,7 +133,9 @@ class Heartbeat(Section):
         posts = self.method == "POST"
         body = summary.encode("utf-8", "backslashreplace") if posts else None
         headers = {"Content-Type": "text/plain; charset=utf-8"} if posts else {}
-        where = ("heartbeat", self.conn_id, self.endpoint, self.method)
+        path, mark, query = self.endpoint.partition("?")
+        endpoint = f"{path.rstrip('/')}/{signal}{mark}{query}" if signal else self.endpoint
+        where = ("heartbeat", self.conn_id, endpoint, self.method)
         outside.send(HttpRequest(*where, body, headers, denied=_unknown_check, limit=PING))
 
 

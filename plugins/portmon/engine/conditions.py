@@ -136,6 +136,7 @@ class Condition(Enum):
     CMDB_STALE = Kind("cmdb_stale", "monitor", EventKind.CMDB_STALE, EventKind.CMDB_FRESH, "steps.fetch")
     PRUNE_REFUSED = Kind("prune_refused", "monitor", EventKind.PRUNE_REFUSED, EventKind.PRUNE_RESUMED, "steps.prune")
     OVERDUE = Kind("run_overdue", "monitor", EventKind.RUN_OVERDUE, EventKind.RUN_IN_TIME, "steps.overdue")
+    FAILED = Kind("run_failed", "monitor", EventKind.RUN_FAILED, EventKind.RUN_EVALUATED, "steps.failed")
 
     def key(self, host_id: str | None = None) -> str:
         """The name under which it is stored, for one host or for the monitor."""

@@ -19,14 +19,14 @@ class Thresholds(Section):
     )
     down_after: Annotated[int | None, Field(ge=1)] = Field(None, description="see `states.down_after`")
     reboot_grace: Duration | None = Field(None, description="see `states.reboot_grace`")
-    restarts: Literal["change", "note"] = Field(
-        "change", description="`note`: restarts never add up to flapping or to a crash loop"
+    restarts: Literal["change", "note"] | None = Field(
+        None, description="`note`: restarts never add up to flapping or to a crash loop; default: `change`, they do"
     )
 
     @property
     def gives_terms(self) -> bool:
         """Whether any of them is given."""
-        return not Thresholds.model_fields.keys().isdisjoint(self.model_fields_set)
+        return any(getattr(self, name) is not None for name in Thresholds.model_fields)
 
 
 class Declaration(HostMatch, Thresholds):

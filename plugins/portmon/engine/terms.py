@@ -49,7 +49,7 @@ def terms_of(settings: States, given: Given | None = None) -> Terms:
     return Terms(
         settings.down_after if thresholds.down_after is None else thresholds.down_after,
         settings.reboot_grace if thresholds.reboot_grace is None else thresholds.reboot_grace,
-        thresholds.restarts,
+        thresholds.restarts or "change",
         thresholds.severity,
         owner or None,
     )

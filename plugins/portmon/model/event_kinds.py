@@ -251,6 +251,8 @@ class EventKind(StrEnum):
     HOST_KEY_RESTORED = HOST_KEY_CHANGED.ended_by("host_key_restored", "{host} shows a host key that is trusted")
     RUN_OVERDUE = _OF_MONITOR.like("run_overdue", "a run is overdue", alertname="RunOverdue", key="run")
     RUN_IN_TIME = RUN_OVERDUE.ended_by("run_in_time", "runs are in time again")
+    RUN_FAILED = _OF_MONITOR.like("run_failed", "a run evaluated nothing", alertname="RunFailed", key="run_failed")
+    RUN_EVALUATED = RUN_FAILED.ended_by("run_evaluated", "runs are evaluated again")
 
     @classmethod
     def stored(cls, name: str) -> EventKind:

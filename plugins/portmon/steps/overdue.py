@@ -1,8 +1,9 @@
-"""Whether runs take longer than the time between two of them."""
+"""Whether runs take longer than the time between two of them, and whether they end at all."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
@@ -22,7 +23,7 @@ OVERDUE = "run_overdue"
 def report_overdue(database: Database, run: Run, *, interval: timedelta, now: datetime) -> bool:
     """One event when a scheduled run takes longer than its interval, one when a later one does not.
 
-    A run that never comes so far can't tell: that is what the dead-man's switch is for.
+    A run that never comes so far can't tell: :func:`report_hanging` does.
 
     :param interval: between scheduled runs; 0 if there is no rhythm
     :returns: whether this run is overdue
@@ -45,10 +46,33 @@ def report_overdue(database: Database, run: Run, *, interval: timedelta, now: da
             f"A run took {took}, its interval is {format_duration(interval)}: what it tells comes late. Raise "
             "ssh.max_logins, give Airflow more workers, or set a longer [portmon] schedule"
         )
-        log.warning("%s", reason)
-        if conditions.begin(conn, OVERDUE, since=started):
-            report(conn, EventKind.RUN_OVERDUE, run.run_id, reason, now, evidence=run.run_id, since=started)
+        _begin(conn, run, reason, now, since=started)
         return True
+
+
+def report_hanging(
+    database: Database, run: Run, *, since: datetime, interval: timedelta, unfinished: Collection[str], now: datetime
+) -> None:
+    """One event when a run has not ended long after it began; :func:`report_overdue` of a later run tells the end.
+
+    While it goes on no other run begins, whatever kind of run it is.
+
+    :param since: when it was queued
+    :param unfinished: its tasks that were begun and did not end, for people
+    """
+    waits = f"It waits for {', '.join(unfinished)}" if unfinished else "None of its tasks runs"
+    reason = (
+        f"A run has not ended after {format_seconds(now - since)}, its interval is {format_duration(interval)}: no "
+        f"other run begins before it ends. {waits}"
+    )
+    with database.begin() as conn:
+        _begin(conn, run, reason, now, since=since)
+
+
+def _begin(conn: Connection, run: Run, reason: str, now: datetime, *, since: datetime) -> None:
+    log.warning("%s", reason)
+    if conditions.begin(conn, OVERDUE, since=since):
+        report(conn, EventKind.RUN_OVERDUE, run.run_id, reason, now, evidence=run.run_id, since=since)
 
 
 def _end(conn: Connection, run: Run, reason: str, now: datetime) -> None:

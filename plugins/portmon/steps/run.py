@@ -60,6 +60,11 @@ class Run:
         """Whether it was started as a replay. A cleared run may have to replay as well."""
         return self.run_type == BACKFILL or self.replay_from is not None
 
+    @property
+    def watches_all(self) -> bool:
+        """Whether it asks every host and stores what they show, as scheduled runs do."""
+        return not (self.dry_run or self.hosts or self.replays)
+
     def must_be_live(self) -> None:
         """Refuse to ask a host in a replay.
 

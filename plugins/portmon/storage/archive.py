@@ -384,6 +384,12 @@ def observations_of(conn: Connection, run_id: str, named: Collection[tuple[str, 
     return sorted(map(_observation, rows), key=in_time)
 
 
+def visits(conn: Connection, run_id: str) -> list[tuple[str, bool, float]]:
+    """Host id, whether it gave evidence, and seconds, of every visit of a run."""
+    query = select(archived.c.host_id, archived.c.outcome, archived.c.duration).where(archived.c.run_id == run_id)
+    return [(host_id, outcome == Outcome.OK, duration) for host_id, outcome, duration in conn.execute(query)]
+
+
 def scanned(conn: Connection, run_id: str) -> set[str]:
     """Ids of the hosts that a run observed, failures included."""
     return set(conn.execute(select(archived.c.host_id).where(archived.c.run_id == run_id)).scalars())

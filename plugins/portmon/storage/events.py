@@ -8,7 +8,20 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, Text, and_, delete, or_, select, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    Text,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    type_coerce,
+)
 
 from portmon.model.alert import UNFINISHED
 from portmon.model.event import Event
@@ -37,6 +50,12 @@ def counts(conn: Connection) -> dict[str, int]:
     and a rate would show it as of now.
     """
     return dict(map(tuple, conn.execute(select(event_counts))))
+
+
+def kinds_of_run(conn: Connection, run_id: str) -> dict[str, int]:
+    """Kind: how many events of it a run made."""
+    query = select(events.c.kind, func.count()).where(events.c.run_id == run_id).group_by(events.c.kind)
+    return dict(map(tuple, conn.execute(query)))
 
 
 def undispatched(conn: Connection) -> list[Event]:

@@ -109,6 +109,13 @@ def newest_started_at(conn: Connection, run_id: str) -> datetime | None:
     return row.started_at if row is not None and row.run_id == run_id else None
 
 
+def last_settings(conn: Connection) -> str | None:
+    """Digest of the settings of the newest run; None without any."""
+    query = select(runs.c.settings).where(runs.c.settings.is_not(None)).order_by(runs.c.started_at.desc())
+    digest: str | None = conn.execute(query.limit(1)).scalar()
+    return digest
+
+
 def last(conn: Connection, count: int) -> list[Mapping[str, Any]]:
     """The newest runs, newest first, as mappings of the table's columns."""
     rows = conn.execute(select(runs).order_by(runs.c.started_at.desc()).limit(count))

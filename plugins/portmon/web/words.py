@@ -80,6 +80,8 @@ _ZH_KINDS = {
     "host_key_restored": "主机密钥恢复可信",
     "run_overdue": "巡检超时",
     "run_in_time": "巡检恢复按时完成",
+    "run_failed": "巡检失败",
+    "run_evaluated": "巡检恢复正常",
 }
 
 _ZH = {

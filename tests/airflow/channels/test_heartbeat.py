@@ -9,9 +9,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from portmon.airflow import outside
 from portmon.airflow.outside import OUTSIDE
 from portmon.alerting import config
-from portmon.alerting.config import Heartbeat
+from portmon.alerting.config import Alerts, Heartbeat, Signal
 from portmon.errors import DeliveryError
 from tests.airflow.channels.samples import connect, printed
 from tests.worlds.waiting import until
@@ -36,6 +37,35 @@ def test_ping(switch: HTTPServer, method: str, body: str) -> None:
 def test_endpoint_is_below_the_host(switch: HTTPServer) -> None:
     switch.expect_request(f"{SECRET_PATH}/0").respond_with_data("OK")
     Heartbeat(endpoint="0").ping("fine", OUTSIDE)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "signal", "path", "query"),
+    [
+        ("", Signal.START, "/start", ""),
+        ("", Signal.FAIL, "/fail", ""),
+        ("a/?create=1", Signal.FAIL, "/a/fail", "create=1"),
+        ("a?create=1", Signal.GOOD, "/a", "create=1"),
+    ],
+)
+def test_the_beginning_and_the_failure_of_a_run(
+    switch: HTTPServer, endpoint: str, signal: Signal, path: str, query: str
+) -> None:
+    switch.expect_request(f"{SECRET_PATH}{path}").respond_with_data("OK")
+    Heartbeat(endpoint=endpoint).ping("run", OUTSIDE, signal)
+    ((request, _),) = switch.log
+    assert request.query_string.decode() == query
+
+
+def test_signals_are_sent_where_they_are_wanted_and_a_switch_that_is_down_stops_nothing(
+    switch: HTTPServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for heartbeat in (None, Heartbeat()):
+        outside.signal(Alerts(heartbeat=heartbeat), Signal.START, "run")
+    assert switch.log == []
+    outside.signal(Alerts(heartbeat=Heartbeat(signals=True)), Signal.START, "run")
+    assert "did not take /start" in caplog.text
+    assert "s3cret" not in "".join(record.getMessage() for record in caplog.records if record.name != "werkzeug")
 
 
 def test_a_check_that_is_not_there_is_no_success(switch: HTTPServer) -> None:

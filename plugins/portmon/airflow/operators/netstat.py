@@ -13,6 +13,7 @@ from airflow.providers.ssh.operators.ssh import SSHOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from portmon.airflow import settings
+from portmon.airflow.observability import phase
 from portmon.airflow.operators.store import NAME_LIMIT, StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.errors import RunError, ScanError, ScanTimeoutError
@@ -88,7 +89,7 @@ class NetstatOperator(StateMixin, SSHOperator):
         :raises AirflowFailException: another try would not help
         :raises AirflowSkipException: a later run was evaluated since
         """
-        with self.task_errors():
+        with self.task_errors(), phase("look", host=str(self.host["name"])):
             run, ti = run_of(context["dag_run"]), context["ti"]
             run.must_be_live()
             self._killed = threading.Event()

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException
 
 from portmon import timeouts
 from portmon.airflow import settings
+from portmon.airflow.observability import phase
 from portmon.airflow.operators.store import StateMixin, StoredHostKeys
 from portmon.airflow.ssh_hook import HostSSHHook, SharedSettings
 from portmon.errors import OverrunError, ScanError, ScanTimeoutError
@@ -79,7 +80,7 @@ class SweepOperator(StateMixin, BaseOperator):
         :raises AirflowSkipException: a later run was evaluated since
         :raises StorageError: the state database can't be used
         """
-        with self.task_errors():
+        with self.task_errors(), phase("sweep", hosts=int(self.batch["hosts"])):
             return self._sweep(context, settings.config())
 
     def _sweep(self, context: Any, config: Config) -> dict[str, Any]:
