@@ -1655,3 +1655,20 @@ def test_an_owner_that_is_back_as_an_address_is_lost_is_a_change_of_each() -> No
     before = port(addresses=(DMZ, LAN), owners=(nginx, dataclasses.replace(apache, gone_clock=clock(NOW - HOUR))))
     step = again(before, seen(DMZ, DMZ, programs=("apache2", "nginx"), pids=(7, 8)))
     assert (told(step), [name for name, _ in kept(step).parts]) == (["rebound"], [LAN, "apache2"])
+
+
+def test_who_has_a_port_that_is_down_is_the_known_one_if_a_look_shows_neither_its_program_nor_its_process() -> None:
+    java = PortOwner("docker", programs=("java",), tool="ss", pids=(9,), joined=clock(NOW - FIVE))
+    blind = Listener("tcp", V4, 80, unit="docker:1")
+    step = again(held(holders=(java,)), Seen((V4,), units=("docker:1",), listeners=(blind,)))
+    assert (told(step), kept(step).status) == ([], "down")
+    assert [one.programs for one in kept(step).holders] == [("java",)]
+    # Where no other is known to have it, it may be the one that had it before.
+    assert told(again(down(), Seen((V4,), units=("docker:1",), listeners=(blind,)))) == ["recovered"]
+
+
+def test_addresses_that_are_found_as_an_owner_is_back_are_changes_without_a_message() -> None:
+    before = dataclasses.replace(left(), addresses=(LOCAL,), lost=(V4,), lost_since=NOW - HOUR)
+    step = again(before, seen(LOCAL, V4, programs=("apache2", "nginx"), pids=(8, 7)))
+    assert (told(step), kept(step).told) == (["recovered"], (NOW,))
+    assert kept(step).parts == ((V4, changed(0 * FIVE)), ("apache2", changed(0 * FIVE)))

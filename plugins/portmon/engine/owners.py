@@ -546,8 +546,10 @@ def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], cloc
         # What a look does not show is no difference.
         return tuple(known)
     found, rest = [], list(known)
+    # The only one that is shown is the only one that is known, unless it surely is not.
+    only = len(known) == len(shown.owners) == 1 and not shown.nameless
     for one in shown.owners:
-        before = next((own for own in rest if same(own, one, many)), None)
+        before = next((own for own in rest if same(own, one, many) in (True, None if only else True)), None)
         if before is None:
             found.append(dataclasses.replace(one, joined=clock))
             continue
