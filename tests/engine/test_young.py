@@ -7,7 +7,7 @@ from typing import Any
 
 from portmon.engine.rules import Rule, RuleSet
 from portmon.model.observation import Observation
-from tests.engine.test_evaluate import World, ok
+from tests.engine.test_evaluate import World, ok, told
 
 A, B = 40_001, 40_002
 UNIT = "worker.service"
@@ -74,3 +74,12 @@ def test_an_owner_is_not_stable_while_the_port_that_speaks_has_time_after_a_boot
     assert [world.see(look(at, 80, A, B)) for at in range(5, 15)] == [[]] * 10
     seen = [world.see(look(at, 80, *ports, boot_id="b2")) for at, ports in ((15, ()), (16, ()), (17, (A, B)))]
     assert seen == [[("rebooted",)], [], [("stable", A)]]
+
+
+def test_a_return_that_is_not_told_leaves_room_for_an_address_that_flaps() -> None:
+    world, wide = World(ephemeral_after=1, flap_threshold=100), both(look(0, 80, A), look(0, A, address="192.0.2.1"))
+    for at in range(12):
+        world.see(look(at, 80) if at % 2 else dataclasses.replace(wide, observed_at=look(at).observed_at))
+    assert told(world.events)[-2:] == [("recovered", A), ("flapping", A)]
+    # Its 12th message, since that it is back is none.
+    assert world.see(both(look(12, 80), look(12, A, address="192.0.2.1"))) == [("flapping", A)]

@@ -85,6 +85,8 @@ NONE = Changes()
 SHARED = Changes()
 """Those of a port whose changes are counted with others of its owner (:mod:`portmon.engine.young`). It is known by
 identity, and never stored."""
+UNHEARD = Changes()
+"""The same while nothing is told of them, so that no change of the port's presence is a message."""
 
 
 @dataclass(frozen=True, slots=True)

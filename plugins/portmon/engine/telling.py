@@ -90,7 +90,9 @@ def change(
     :param is_counted: the change began in an earlier look
     """
     before = port.presence
-    if before is lifecycle.SHARED:
+    if draft is not None and before is lifecycle.UNHEARD:
+        return (draft,)
+    if before is lifecycle.SHARED or before is lifecycle.UNHEARD:
         return () if draft is None else tell(port, evidence, draft)
     row, port.presence, count = lifecycle.change(
         before,

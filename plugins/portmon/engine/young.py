@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from portmon.engine import lifecycle, owners, telling, transitions
-from portmon.engine.lifecycle import NONE, SHARED, LifecycleRow
+from portmon.engine.lifecycle import NONE, SHARED, UNHEARD, LifecycleRow
 from portmon.engine.rows import Row, Transition
 from portmon.engine.state import Draft, Evidence, HostState, Port, YoungOwner
 from portmon.model import limits
@@ -51,7 +51,10 @@ class YoungPorts:
 
     def lent(self, port: Port) -> Port:
         """The port as it is evaluated: without changes of its own."""
-        return port if self._group(port) is None else dataclasses.replace(port, presence=SHARED)
+        if (group := self._group(port)) is None:
+            return port
+        is_heard = group.presence.flapping_since is None and self._has_room(group)
+        return dataclasses.replace(port, presence=SHARED if is_heard else UNHEARD)
 
     def taken(self, before: Port | None, step: Transition) -> Transition:
         """The transition of a port, with what is told of its owner in place of its own events."""
@@ -152,7 +155,7 @@ class YoungPorts:
                 if port.number in one.ports:
                     ports = tuple(number for number in one.ports if number != port.number)
                     self._own[one.owner] = dataclasses.replace(one, ports=ports)
-        if step.port is not None and step.port.presence is SHARED:
+        if step.port is not None and any(step.port.presence is one for one in (SHARED, UNHEARD)):
             return dataclasses.replace(step, port=dataclasses.replace(step.port, presence=presence))
         return step
 
