@@ -1435,6 +1435,24 @@ def test_a_declared_owner_has_to_have_the_port() -> None:
     assert again(down(declared=CMDB, **UNIT), other, terms=OWNED).row is Row.HELD
 
 
+def test_of_a_port_that_another_one_has_than_its_declaration_names_no_socket_is_known() -> None:
+    other = seen(programs=("apache2",), units=("a.service",), inodes=(5,), uids=(33,))
+    taken = kept(
+        again(port(programs=("apache2",), units=("a.service",), inodes=(5,), declared=CMDB), other, terms=OWNED)
+    )
+    assert (taken.status, taken.inodes, taken.uids) == (DOWN, (), ())
+    back = kept(again(taken, seen(**UNIT), terms=OWNED, at=NOW + FIVE))
+    assert told(again(back, seen(inodes=(6,), **UNIT), terms=OWNED, at=NOW + 2 * FIVE)) == []
+
+
+def test_a_declaration_that_ends_judges_nothing_of_a_port_that_others_had_and_that_is_missing() -> None:
+    for before in (held(DAY), held(DAY, paused=True)):
+        step = gone(dataclasses.replace(before, declared=CMDB), declared=None, accepted=NOW)
+        assert (step.row, told(step), kept(step)) == (Row.HELD, [], before)
+    assert told(gone(held(DAY, paused=True))) == ["down"]
+    assert told(gone(down(paused=True, declared=CMDB), declared=None)) == ["down"]
+
+
 @pytest.mark.parametrize(("fields", "row"), [({"rebooted": True}, Row.SEEN), ({"grace_until": NOW + TICK}, Row.SEEN), ({"grace_until": NOW}, Row.DOWN)])  # fmt: skip
 def test_a_declared_owner_has_time_after_a_boot(fields: dict[str, Any], row: Row) -> None:
     other = seen(programs=("apache2",), units=("a.service",))

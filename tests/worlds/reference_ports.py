@@ -970,7 +970,8 @@ def take(port: PortRow, seen: Seen, look: Sight) -> None:
     if not (port.programs and names_of_the_kernel_alone):
         port.programs = seen.programs or port.programs
     port.pids = seen.pids or port.pids
-    port.inodes = seen.inodes or port.inodes
+    if seen.inodes or look.learning:  # of another reader's none is known
+        port.inodes = seen.inodes
     port.uids = seen.uids or port.uids
     port.units = seen.units or port.units
     port.comms = seen.comms or port.comms

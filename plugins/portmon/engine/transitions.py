@@ -137,7 +137,10 @@ def gone(
     :param heir: the port to which its program moved
     """
     was_hidden = port.hidden_since is not None
+    was_declared = port.declared is not None
     port = dataclasses.replace(port, declared=declared, hidden_since=None)
+    if was_declared and declared is None and heir is None and owners.present(port.holders):
+        return Transition(port, Row.HELD)
     if not evidence.new_boot:
         port.holders = owners.left_alone(port.holders)
     if declared:
@@ -170,15 +173,7 @@ def gone(
             return Transition(port, Row.GRACE)
         why = "Not back after the reboot of its host, whose time of grace is over"
         return _down(port, evidence, why, is_counted=port.misses > 0)
-    if port.misses and not evidence.counts(port.counted_at):
-        return Transition(port, Row.MISSED)
-    was_missing = port.misses > 0
-    port.misses, port.counted_at = port.misses + 1, evidence.at
-    if port.misses < terms.down_after:
-        told = () if was_missing else telling.silently(port, evidence)
-        return Transition(port, Row.FLAPPING if told else Row.MISSED, told)
-    runs = "1 run" if port.misses == 1 else f"{port.misses} runs in a row"
-    return _down(port, evidence, f"Missing in the complete answers of {runs}, confirmed", is_counted=was_missing)
+    return _misses(port, evidence, terms)
 
 
 def hidden(port: Port, evidence: Evidence, reason: str = "No rule watches it any more") -> Transition:
@@ -376,6 +371,19 @@ def _goes_on(
     return Transition(port, row, tuple(drafts))
 
 
+def _misses(port: Port, evidence: Evidence, terms: Terms) -> Transition:
+    """A port that was up, and is missing in this run."""
+    if port.misses and not evidence.counts(port.counted_at):
+        return Transition(port, Row.MISSED)
+    was_missing = port.misses > 0
+    port.misses, port.counted_at = port.misses + 1, evidence.at
+    if port.misses < terms.down_after:
+        told = () if was_missing else telling.silently(port, evidence)
+        return Transition(port, Row.FLAPPING if told else Row.MISSED, told)
+    runs = "1 run" if port.misses == 1 else f"{port.misses} runs in a row"
+    return _down(port, evidence, f"Missing in the complete answers of {runs}, confirmed", is_counted=was_missing)
+
+
 def _was_seen(port: Port, evidence: Evidence) -> None:
     """The port, or its own owner, is not there: the look before showed it last, unless it was missing already."""
     if not port.last_seen_at:
@@ -571,7 +579,8 @@ def _is_taken(port: Port, shown: Holders, evidence: Evidence, terms: Terms) -> t
     # Who has it is none of its owners.
     rest = [one for one in owners.of(port) if not any(owners.same(one, own, evidence.many) for own in shown.owners)]
     if not rest:
-        port.programs, port.pids, port.units, port.comms = (), (), (), ()
+        # All that is known is of others.
+        port.programs, port.pids, port.units, port.comms, port.inodes, port.uids = (), (), (), (), (), ()
     port.owners = holding.kept_owners(port, rest)
     told = _goes_down(port, evidence, f"{names_of(shown.owners)} has it, and not {terms.owner} ({port.declared})")
     port.holders = owners.held((), shown, evidence.many, evidence.clock)
