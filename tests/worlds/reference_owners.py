@@ -398,6 +398,13 @@ def is_late(one: Owner, look: Circumstances) -> bool:
     return look.waits and one.boot != look.boot
 
 
+def expected_again(one: Owner, boot: int) -> Owner:
+    """An owner of a port that is down. One that was gone before the boot has no time to come back after it."""
+    if one.gone_since is None or one.boot == boot:
+        return replace(one, gone_since=None)
+    return replace(one, gone_since=None, boot=boot, pids=frozenset(), inodes=frozenset())
+
+
 def judge(known: Sequence[Owner], view: View, look: Circumstances) -> Verdict:
     """A port that was up and is seen."""
     if not known:

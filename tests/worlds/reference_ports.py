@@ -27,6 +27,7 @@ from tests.worlds.reference_owners import (
     Verdict,
     View,
     are_away,
+    expected_again,
     holders,
     in_another_boot,
     is_named,
@@ -645,7 +646,7 @@ class Ports(Young):
         port.status, port.status_since = "down", look.at
         port.streak, port.counted_at, port.grace_until = 0, None, None
         port.paused = False
-        port.owners = [replace(one, gone_since=None) for one in port.owners]
+        port.owners = [expected_again(one, look.boot) for one in port.owners]
         port.holders = []
         expect_all_binds(port)
         port.parts.clear()  # what is told of the port itself goes on instead
