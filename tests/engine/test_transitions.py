@@ -610,6 +610,15 @@ def test_a_candidate_counts_its_looks() -> None:
     assert (third.streak, third.counted_at, third.status_since) == (0, None, NOW + 2 * FIVE)
 
 
+def test_a_candidate_keeps_the_unit_that_a_look_does_not_show() -> None:
+    before = candidate(units=("docker:1",), comms=("nginx",))
+    step = again(before, seen(programs=("nginx: worker",), comms=("nginx",)))
+    assert [(own.unit, own.programs) for own in owners.of(kept(step))] == [("docker", ("nginx: worker",))]
+    assert owners.of(kept(again(before, seen(programs=(), pids=())))) == owners.of(before)
+    # A program that has it in its place is another owner.
+    assert [str(own) for own in owners.of(kept(again(before, seen(programs=("java",)))))] == ["java"]
+
+
 def test_a_candidate_that_never_counted_counts() -> None:
     assert kept(again(candidate(counted_at=None))).streak == 2
 

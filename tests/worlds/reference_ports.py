@@ -741,7 +741,7 @@ class Ports(Young):
         is_old = any(look.clock - joined >= self.settings.mature_after for joined in there)
         learned = number not in look.declared
         if self._is_accepted(look, number, port.status_since) or (learned and is_old and not self.jumped):
-            self._goes_to_its_holders(port, look, number)
+            self._goes_to_its_holders(port, look, number, seen)
             return
         if port.paused and self._is_silent(number):
             del self.ports[look.host_id][number]
@@ -763,11 +763,12 @@ class Ports(Young):
         for one in port.holders:
             one.told = True
 
-    def _goes_to_its_holders(self, port: PortRow, look: Sight, number: int) -> None:
+    def _goes_to_its_holders(self, port: PortRow, look: Sight, number: int, seen: Seen) -> None:
         """A person or time says that those that have it are its owners."""
         port.instead_of = look.must_have.get(number, "")
         port.owners = [replace(one, joined=None, told=False) for one in port.holders if one.joined is not None]
         self._is_up(port, look)
+        self._grows_up(port, look, number, seen)
         port.seen_boot = look.boot
         port.addresses, port.unwatched = frozenset(), {}  # what is there now is all that is expected
         port.presence.forget()

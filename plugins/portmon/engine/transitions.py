@@ -417,8 +417,13 @@ def _welcome(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
 
 def _candidate(port: Port, seen: Seen, evidence: Evidence) -> Transition:
     is_another = is_udp(port.number) and _is_another_socket(port, seen)
+    shown, known = holding.shown_owners(seen, evidence), owners.of(port)
+    if evidence.new_boot:
+        known = owners.after_boot(known, shown, evidence.many)
+    elif shown.owners:
+        known = owners.taken_over(known, shown, evidence.many).owners
     _take(port, seen, evidence)
-    port.owners = holding.kept_owners(port, holding.shown_owners(seen, evidence).owners)
+    port.owners = holding.kept_owners(port, known)
     if evidence.new_boot:
         return Transition(port, Row.WAITING)
     if is_another:
