@@ -743,6 +743,14 @@ def test_a_host_is_settled_if_nothing_is_pending(history: list[Observation], set
             assert (again.last.ports, again.last.dropped) == ((), ())
 
 
+def test_a_host_without_a_listener_hides_no_owner_however_often_it_shows_none() -> None:
+    world = World()
+    for look in (ok(0, 40000), ok(1, 40000, program=None, pid=None), *(ok(at) for at in range(2, 6))):
+        world.see(stored(look))
+    assert (told(world.events), world.host().unnamed) == ([("baseline",)], 1)
+    assert world.see(stored(ok(6, 40000, program=None, pid=None))) == [("owners_hidden",)]
+
+
 def test_a_port_that_must_listen_and_is_not_there_is_pending() -> None:
     world = World()
     world.declared = {"1": {80: "declared by the CMDB", 443: "declared by the CMDB"}, "2": {22: "promoted"}}

@@ -122,6 +122,9 @@ class Answers:
         """Hosts of which the same observation, evaluated once more, would change something."""
         pending = comparison.pending(changes.changed, changes.gone)
         for look in looks:
+            if self._hosts[look.host_id].unnamed and single.shows_others(look.shows) is None:
+                # It hides no owner, and would count as one that does.
+                pending.add(look.host_id)
             nameless = look.host_id in comparison.differed and any(one.program is None for one in look.shows.sockets)
             if nameless and not rules[look.host_id].watches_all:
                 # Rules match such a listener by the last known programs of its port, which may have changed.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import portmon
 
-VERSION = "3"
+VERSION = "4"
 """Rises with every change of the reading or evaluation, after which no host is settled. portmon's version is in the
 fingerprint too, in case a change did not raise this one.
 """
