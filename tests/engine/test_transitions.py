@@ -1699,3 +1699,16 @@ def test_addresses_that_are_found_as_an_owner_is_back_are_changes_without_a_mess
     step = again(before, seen(LOCAL, V4, programs=("apache2", "nginx"), pids=(8, 7)))
     assert (told(step), kept(step).told) == (["recovered"], (NOW,))
     assert kept(step).parts == ((V4, changed(0 * FIVE)), ("apache2", changed(0 * FIVE)))
+
+
+def test_an_owner_that_flaps_and_is_back_lets_the_address_be_told_that_is_lost_still() -> None:
+    before = dataclasses.replace(left(), addresses=(LOCAL,), lost=(V4,), lost_since=NOW - HOUR)
+    back = seen(LOCAL, LOCAL, programs=("apache2", "nginx"), pids=(8, 7))
+    for parts, kinds, count in (
+        ((("apache2", flaps()),), ["rebound"], 1),
+        ((("apache2", CHANGES),), ["rebound"], 1),
+        (((V4, changed(*AGO, 0 * FIVE)),), ["flapping"], 2),
+        (((V4, flaps()),), [], 2),
+    ):
+        step = again(dataclasses.replace(before, parts=parts), back)
+        assert (told(step), len(kept(step).parts)) == (kinds, count)

@@ -102,7 +102,8 @@ def owners_back(port: Port, change: owners.Change, evidence: Evidence, *, is_tol
         reason = f"It does not listen on {', '.join(port.lost)}, only on {', '.join(port.addresses)}"
         details: dict[str, Any] = {"severe": True, "lost": list(port.lost), "before": []}
         draft = Draft(EventKind.REBOUND, reason, port.lost_since, details=details)
-        return telling.change_parts(port, evidence, names, draft)
+        telling.count_parts(port, evidence, names)
+        return telling.change_parts(port, evidence, port.lost, draft, are_counted=True)
     since, back = min(filter(None, (own.gone_since for own in change.back))), names_of(change.back)
     details = {"part": "owner", "owner": back, "down_for": (evidence.at - since).total_seconds()}
     draft = Draft(EventKind.RECOVERED, f"{back} listens again", since, details=details)

@@ -140,7 +140,7 @@ def change(
         there were within the window, this one included
     """
     changes = before if is_counted else untold(before, pace, clock=clock, at=at)
-    number = 0 if is_counted else len(changes.recent)
+    number = len(_recent(changes, pace, clock))
     if before.flapping_since:
         return LifecycleRow.SILENT, changes, number
     flapping, count = Changes((clock,), at, at), len(messages(told, at))

@@ -127,20 +127,30 @@ def _flapping(
     return tell(port, evidence, Draft(kind, reason, since, port.last_seen_at, {"state": state_of(port)}))
 
 
-def change_parts(port: Port, evidence: Evidence, names: Collection[str], draft: Draft) -> tuple[Draft, ...]:
+def change_parts(
+    port: Port, evidence: Evidence, names: Collection[str], draft: Draft, *, are_counted: bool = False
+) -> tuple[Draft, ...]:
     """The event of owners or addresses that are lost or found, or `flapping` instead, or none while all of them flap.
 
     Each flaps by itself. While another one does, an end has no message: `stable` says it.
+
+    :param are_counted: they were lost in an earlier look, of which something else was told
     """
     if port.presence.flapping_since:
-        return count_parts(port, evidence, names)
+        return () if are_counted else count_parts(port, evidence, names)
     silent = draft.kind is EventKind.RECOVERED and any(
         own.flapping_since for name, own in port.parts if name not in names
     )
     own = dict(port.parts)
     made = {
         name: lifecycle.change(
-            own.get(name, NONE), evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told, silent=silent
+            own.get(name, NONE),
+            evidence.pace,
+            clock=evidence.clock,
+            at=evidence.at,
+            told=port.told,
+            silent=silent,
+            is_counted=are_counted,
         )
         for name in names
     }
@@ -172,13 +182,10 @@ def count_parts(port: Port, evidence: Evidence, names: Iterable[str]) -> tuple[D
 
 
 def _keep_parts(port: Port, evidence: Evidence, changed: Mapping[str, lifecycle.Changes]) -> None:
-    kept = [
-        part
-        for part in port.parts
-        if part[0] not in changed and not lifecycle.is_over(part[1], evidence.pace, evidence.clock)
-    ]
+    own = {**dict(port.parts), **changed}
+    kept = [part for part in own.items() if not lifecycle.is_over(part[1], evidence.pace, evidence.clock)]
     # The last ones: a host may show other names each time.
-    parts = sorted((*kept, *changed.items()), key=lambda part: part[1].recent[-1])[-limits.PARTS :]
+    parts = sorted(kept, key=lambda part: part[1].recent[-1])[-limits.PARTS :]
     port.parts = tuple(sorted(parts, key=itemgetter(0)))
 
 
