@@ -635,6 +635,21 @@ def test_when_a_port_was_last_seen_is_known_from_the_last_answer_that_had_it() -
     assert world.last.events[0].last_seen == START + 2 * FIVE
 
 
+def test_a_rule_that_denies_one_owner_of_a_port_hides_no_other() -> None:
+    rows = [
+        Listener("tcp", "0.0.0.0", 80, pid, program, comm=program, inode=pid)
+        for pid, program in ((7, "nginx"), (8, "java"))
+    ]
+    world = World()
+    world.see(ok(0, listeners=tuple(rows)))
+    world.rules = RuleSet([Rule(action="deny", program="java")])
+    assert [world.see(ok(at, listeners=tuple(rows))) for at in (1, 2, 3)] == [[], [], []]
+    # Also by what is known of it, where the look does not show its program.
+    blind = (dataclasses.replace(rows[0], pid=None, program=None, comm=None), rows[1])
+    assert world.see(ok(4, listeners=blind)) == []
+    assert world.see(ok(5)) == [("down", 80)]
+
+
 # ── settled hosts ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -302,7 +302,7 @@ def _fold(story: Story, judged: Judged) -> None:
             here[:] = [then for then in here if at - then < DAY] + [at]
             if len(here) >= 10:
                 story.muted.add((host_id, port))
-            elif kind not in ("unscanned", "scanned"):
+            elif kind not in ("unscanned", "scanned", "owners_hidden", "owners_shown"):  # they say nothing of the rest
                 story.muted.discard((host_id, port))
         if kind in ("rebooted", "own_machine"):
             story.firsts.add((host_id, at))

@@ -127,7 +127,21 @@ def reaches(addresses: frozenset[str]) -> frozenset[tuple[bool, str]]:
 
 def owner_names(port: PortRow) -> list[tuple[str, ...]]:
     """The names by which rules know each program of a port."""
-    return [(name, *port.comms) for name in port.programs] or [(name,) for name in port.comms] or [()]
+    found = []
+    for programs, comms in names_by_owner(port):
+        found += [(name, *comms) for name in programs] or [(name,) for name in comms] or [()]
+    return found
+
+
+def names_by_owner(port: PortRow) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """Programs and the kernel's names of each owner that is there; what none of them has may be of each."""
+    known = port.programs | port.comms
+    there = [one for one in port.owners if one.gone_since is None and (one.programs | one.comms) & known]
+    if len(there) < 2:
+        return [(port.programs, port.comms)]
+    names = [one.programs | one.comms for one in there]
+    others = [frozenset().union(*names) - own for own in names]
+    return [(port.programs - other, port.comms - other) for other in others]
 
 
 def names_of(listener: Listener) -> set[str]:

@@ -9,7 +9,17 @@ from typing import Any
 from portmon.engine.rules import RuleSet, Subject
 from portmon.model.host import Host
 from portmon.model.observation import Listener, Listing
-from tests.worlds.reference_looks import UDP, Seen, Sight, is_random, names_of, number_of, owner_names, seen_of
+from tests.worlds.reference_looks import (
+    UDP,
+    Seen,
+    Sight,
+    is_random,
+    names_by_owner,
+    names_of,
+    number_of,
+    owner_names,
+    seen_of,
+)
 from tests.worlds.reference_owners import Owner, view_of
 from tests.worlds.reference_rows import HostRow, PortRow, Terms
 
@@ -196,8 +206,8 @@ class Watching:
         """Whether a listener is watched, and whether an allow rule named its port or program."""
         known = self.ports[host_id].get(number_of(listener))
         shown = names_of(listener)
-        if known is not None and listener.comm in known.comms:
-            shown |= known.programs
+        for its_programs, comms in names_by_owner(known) if known is not None else ():
+            shown |= its_programs if listener.comm in comms else set()
         programs, rules = [tuple(shown)], self.rules.for_host(self.inventory[host_id])
         watched, named = number_of(listener) in self.inventory[host_id].declared, False
         if not shown and known is not None:

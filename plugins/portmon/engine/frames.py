@@ -195,7 +195,8 @@ def known_owners(known: pd.DataFrame) -> dict[tuple[str, int], KnownOwner]:
     keys = zip(known["host_id"], numbers_of(known), strict=True)
     addresses = [(*own, *lost) for own, lost in zip(known["addresses"], known["lost"], strict=True)]
     watched = known["hidden_since"].isna() & (known["status"] != PortStatus.CANDIDATE.value)
-    parts = (known["programs"], known["comms"], known["units"], addresses, watched, known["declared"].notna())
+    names = (known["programs"], known["comms"], known["units"])
+    parts = (*names, addresses, watched, known["declared"].notna(), known["owners"])
     owners = map(KnownOwner, *parts)
     return {key: owner for key, owner in zip(keys, owners, strict=True) if any(owner[:3])}
 

@@ -206,7 +206,7 @@ class HostPorts:
                 return any_watched(port, (what,), self._rules)
             # A rule may name the unit as a host shows it: with the instance of a template.
             units = tuple(unit for unit in port.units if owners.name_of(unit) == what.unit)
-            own = dataclasses.replace(port, programs=what.programs, comms=what.comms, units=units)
+            own = dataclasses.replace(port, programs=what.programs, comms=what.comms, units=units, owners=())
             return any_watched(own, what.binds, self._rules)
 
         return watches

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from portmon.engine.declared import Declared
-from portmon.engine.owners import without_first_process
+from portmon.engine.owners import PortOwner, name_of, without_first_process
 from portmon.engine.rules import Decision, HostRules, Subject
 from portmon.engine.state import Port, is_ephemeral
 from portmon.model import limits
@@ -31,6 +31,7 @@ class KnownOwner(NamedTuple):
     :param addresses: on which it listens, or did
     :param is_watched: it is no candidate, and nothing hides it
     :param is_declared: so that no rule was asked
+    :param owners: as they are stored, if there are several
     """
 
     programs: tuple[str, ...] = ()
@@ -39,6 +40,28 @@ class KnownOwner(NamedTuple):
     addresses: tuple[str, ...] = ()
     is_watched: bool = False
     is_declared: bool = False
+    owners: tuple[PortOwner, ...] = ()
+
+    def each(self) -> list[KnownOwner]:
+        """Each of several owners by its own names: without those that only the others have."""
+        own = [one for one in self.owners if one.gone_since is None and _of_one(self.programs + self.comms, one, ())]
+        if len(own) < 2:
+            return [self]
+        return [
+            KnownOwner(
+                _of_one(self.programs, one, own),
+                _of_one(self.comms, one, own),
+                tuple(unit for unit in self.units if name_of(unit) == one.unit),
+            )
+            for one in own
+        ]
+
+
+def _of_one(names: Sequence[str], one: PortOwner, owners: Sequence[PortOwner]) -> tuple[str, ...]:
+    """Of some names those of one owner, and those of none of the others."""
+    others = {name for other in owners for name in (*other.programs, *other.comms)}
+    own = {*one.programs, *one.comms}
+    return tuple(name for name in names if name in own or (owners and name not in others))
 
 
 UNKNOWN = KnownOwner()
@@ -149,17 +172,22 @@ def subjects_of(listener: Listener, known: KnownOwner = UNKNOWN) -> list[Subject
     """A listener as rules match it, one subject for each program that it may be."""
     units = known.units if listener.unit is None else (listener.unit,)
     if listener.program is None and listener.comm is None:
-        return _of_owner(listener.number, listener.address, KnownOwner(known.programs, known.comms, units))
+        subjects = _of_owner(listener.number, listener.address, known)
+        return subjects if listener.unit is None else [one._replace(units=units) for one in subjects]
     shown = [name for name in (listener.program, listener.comm) if name is not None]
-    if listener.comm in known.comms:
-        shown += known.programs
+    shown += (name for one in known.each() if listener.comm in one.comms for name in one.programs)
     return [Subject(listener.number, listener.address, tuple(shown), units)]
 
 
-def _of_owner(port: int, address: str, owner: KnownOwner) -> list[Subject]:
-    """One subject for each program of a port, with all of the kernel's names, since its own is not known."""
-    names = [(program, *owner.comms) for program in owner.programs] or [(comm,) for comm in owner.comms] or [()]
-    return [Subject(port, address, programs, owner.units) for programs in names]
+def _of_owner(port: int, address: str, known: KnownOwner) -> list[Subject]:
+    """One subject for each program of a port, with all of the kernel's names of its owner: its own is not known."""
+    return [
+        Subject(port, address, programs, owner.units)
+        for owner in known.each()
+        for programs in [(program, *owner.comms) for program in owner.programs]
+        or [(comm,) for comm in owner.comms]
+        or [()]
+    ]
 
 
 def _few(
@@ -177,7 +205,7 @@ def _few(
 
 def decisions_on(port: Port, addresses: Iterable[str], rules: HostRules) -> Iterator[Decision]:
     """The decisions of the rules in force on a port, address by address, by its last known programs."""
-    owner = KnownOwner(port.programs, port.comms, port.units)
+    owner = KnownOwner(port.programs, port.comms, port.units, owners=port.owners)
     for address in addresses:
         for subject in _of_owner(port.number, address, owner):
             yield rules.evaluate(subject)
