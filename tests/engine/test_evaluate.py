@@ -650,6 +650,15 @@ def test_a_rule_that_denies_one_owner_of_a_port_hides_no_other() -> None:
     assert world.see(ok(5)) == [("down", 80)]
 
 
+def test_an_owner_whose_address_has_fewer_sockets_is_gone_though_as_many_are_there() -> None:
+    world = World()
+    world.see(ok(0, listeners=(Listener("tcp", "0.0.0.0", 80, 7, "nginx", inode=5),)))
+    blind, java = Listener("tcp", "::", 80, inode=6), Listener("tcp", "::", 80, 8, "java", inode=8)
+    # Who has the first socket is not known, while none of those that are known is shown.
+    assert world.see(ok(1, listeners=(blind, java))) == [("rebound", 80)]
+    assert world.see(ok(2, listeners=(blind, java))) == [("replaced", 80)]
+
+
 # ── settled hosts ───────────────────────────────────────────────────────────────────────────────
 
 

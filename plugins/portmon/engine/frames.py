@@ -7,7 +7,7 @@ A fleet has millions of ports, of which a run changes a few. One merge finds the
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from portmon.engine.watched import SETS, KnownOwner, SeenPort
 from portmon.model.numbers import BEYOND, UDP, number_of
 from portmon.model.observation import PortKey
 from portmon.model.state import PortStatus
+from portmon.scan.answer import bind_of
 
 _TIME = "datetime64[us, UTC]"
 _DTYPES = {"int": "int64", "bool": "bool", "datetime": _TIME, "datetime | None": _TIME}
@@ -350,4 +351,5 @@ def _waits(owners: Any, shown: Sequence[Any]) -> bool:
     if not {row.pid for row in rows}.issubset({None, *(pid for own in known for pid in own.pids)}):
         return True
     # The socket that is missing may have shown no name.
-    return len(watched) + len(excluded) < sum(len(own.binds) for own in known)
+    binds = Counter(bind for own in known for bind in own.binds)
+    return not binds <= Counter(map(bind_of, (*watched, *excluded)))
