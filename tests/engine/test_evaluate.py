@@ -1553,6 +1553,20 @@ def test_what_wrong_answers_opened_ends_and_what_they_closed_is_told_again() -> 
     assert world.see(ok(5, 22, 80, 443, boot_id="a", netns=1)) == [("recovered", 443)]
 
 
+def test_a_loss_that_is_told_through_the_flapping_of_another_owner_ends_with_what_the_other_machine_showed() -> None:
+    nginx, java = (Listener("tcp", "0.0.0.0", 80, pid, name, inode=pid) for pid, name in ((7, "nginx"), (8, "java")))
+    world = World(flap_threshold=2)
+    for at, rows in enumerate([(nginx, java), (nginx,), (nginx, java), (nginx,)]):
+        world.see(ok(at, listeners=rows, boot_id="a", netns=1))
+    assert told(world.events) == [("baseline",), ("owner_gone", 80), ("flapping", 80)]
+    # On the other machine it is the other one that is gone.
+    for at in (4, 5, 10):
+        found = world.see(ok(at, listeners=(java,), boot_id="b", netns=1))
+    assert found == [("owner_gone", 80)]
+    back = world.see(ok(11, listeners=(nginx,), boot_id="a", netns=1))
+    assert back == [("answers_discarded",), ("retired", 80), ("owner_gone", 80)]
+
+
 @pytest.mark.parametrize(("looks", "told"), [(11, [("answers_discarded",)]), (12, [("rebooted",)])])
 def test_the_state_before_a_reboot_is_kept_for_an_hour(looks: int, told: list[tuple[str]]) -> None:
     world = World()

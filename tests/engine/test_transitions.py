@@ -1712,3 +1712,15 @@ def test_an_owner_that_flaps_and_is_back_lets_the_address_be_told_that_is_lost_s
     ):
         step = again(dataclasses.replace(before, parts=parts), back)
         assert (told(step), len(kept(step).parts)) == (kinds, count)
+
+
+def test_another_owner_and_an_address_that_is_lost_still_as_one_is_back_are_one_event() -> None:
+    nginx = PortOwner(programs=("nginx",), tool="ss", pids=(7,), inodes=(5,), binds=(LOCAL,))
+    java = PortOwner(programs=("java",), tool="ss", pids=(9,), inodes=(6,), binds=(LOCAL,), joined=clock(NOW - HOUR))
+    apache = PortOwner(programs=("apache2",), tool="ss", pids=(8,), binds=(LOCAL,), joined=clock(NOW - HOUR))
+    apache = dataclasses.replace(apache, gone_since=NOW - FIVE, gone_clock=clock(NOW - FIVE))
+    step = again(
+        lost(owners=(nginx, java, apache)), seen(LOCAL, LOCAL, programs=("apache2", "java"), pids=(8, 9), inodes=(6, 7))
+    )
+    assert (told(step), kept(step).told) == (["rebound"], (NOW,))
+    assert only(step).reason.endswith("apache2, java has it now, and no longer nginx")

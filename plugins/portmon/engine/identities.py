@@ -273,8 +273,8 @@ class Identities:
         going_on = set()
         for port in now:
             key = (port.protocol, port.port)
-            alert = None if port.paused else _alert_of(port)
-            if alert is not None and key in after and _alert_of(after[key]) == alert:
+            alert = None if port.paused else _alert_of(port, host)
+            if alert is not None and key in after and _alert_of(after[key], host) == alert:
                 going_on.add(key)
                 after[key].paused = False
             elif alert is not None:
@@ -285,18 +285,24 @@ class Identities:
             if discarded and key in after:
                 after[key].told = port.told
         for key, port in after.items():
-            if _alert_of(port) and key not in going_on:
+            if _alert_of(port, host) and key not in going_on:
                 after[key] = transitions.pause(port)
         return list(after.values())
 
 
-def _alert_of(port: Port) -> str | None:
+def _alert_of(port: Port, host: HostState) -> str | None:
     """The kind of the alert of a port, if it is told."""
-    if port.flapping_since:
+    if port.presence.flapping_since:
         return "flapping"
     if port.status == PortStatus.DOWN:
         return "down"
-    return "owner" if owners.gone_of(port) else "lost" if port.lost else None
+    away, flapping = owners.gone_of(port), set(port.flapping)
+    # Through the flapping of others a loss is told.
+    if not flapping.issuperset(owners.subject_of(own, host.many) or "" for own in away):
+        return "owner"
+    if not flapping.issuperset(port.lost):
+        return "lost"
+    return "flapping" if flapping else None
 
 
 def by_host(ports: Iterable[Port]) -> dict[str, list[Port]]:

@@ -354,7 +354,9 @@ def _goes_on(
     if not evidence.new_boot:
         bind_row, told = binds.bind_events(before, port, seen, change, evidence, quiet=quiet or row is Row.RECOVERED)
         back = holding.owners_back(port, change, evidence, is_told=bind_row is Row.LOST_BIND)
-        drafts = [*telling.in_one(port, drafts, told), *back]
+        # What is told of an owner that is back is of addresses, if some are lost still.
+        of_binds, of_owners = ((*told, *back), ()) if port.lost else (told, back)
+        drafts = [*telling.in_one(port, drafts, of_binds), *of_owners]
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
             is_back = change.back and not owners.gone_of(port)
