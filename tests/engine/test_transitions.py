@@ -1724,3 +1724,11 @@ def test_another_owner_and_an_address_that_is_lost_still_as_one_is_back_are_one_
     )
     assert (told(step), kept(step).told) == (["rebound"], (NOW,))
     assert only(step).reason.endswith("apache2, java has it now, and no longer nginx")
+
+
+def test_an_owner_that_rules_watch_again_has_its_port_back() -> None:
+    java = PortOwner(programs=("java",), tool="ss", pids=(9,), binds=(V4,), is_watched=False)
+    nginx = PortOwner(programs=("nginx",), tool="ss", pids=(7,), binds=(V4,))
+    before, shown = down(owners=(java, nginx)), seen(programs=("java",), pids=(9,))
+    assert told(again(before, shown, rules_changed=True)) == ["recovered", "owner_gone"]
+    assert told(again(before, shown, owner_is_watched=False, rules_changed=True)) == ["recovered"]

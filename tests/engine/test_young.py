@@ -83,3 +83,12 @@ def test_a_return_that_is_not_told_leaves_room_for_an_address_that_flaps() -> No
     assert told(world.events)[-2:] == [("recovered", A), ("flapping", A)]
     # Its 12th message, since that it is back is none.
     assert world.see(both(look(12, 80), look(12, A, address="192.0.2.1"))) == [("flapping", A)]
+
+
+def test_the_one_that_speaks_flaps_on_by_itself_if_it_is_old_enough_as_it_is_back() -> None:
+    world = World(ephemeral_after=1, flap_threshold=2, mature_after=25 * 60)
+    for at in range(7):
+        world.see(look(at, 80) if at in (0, 2, 4, 5) else look(at, 80, A))
+    assert told(world.events) == [("baseline",), ("new", A), ("down", A), ("recovered", A), ("flapping", A)]
+    assert [world.see(look(at, 80, A)) for at in (17, 18)] == [[], []]
+    assert [one for at in range(19, 32) for one in world.see(look(at, 80, A))] == [("stable", A)]

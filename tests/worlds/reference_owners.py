@@ -181,19 +181,26 @@ def _without_twins(owners: list[Owner], many: Set[str]) -> list[Owner]:
     """Groups of listeners that are the same owner are one."""
     for one, other in itertools.combinations(owners, 2):
         if is_same(one, other, many):
-            with_unit = one if one.unit else other
-            both = replace(
-                with_unit,
-                comms=one.comms | other.comms,
-                programs=one.programs | other.programs,
-                pids=one.pids | other.pids,
-                inodes=one.inodes | other.inodes,
-                rows=one.rows + other.rows,
-                watched=one.watched or other.watched,
-            )
             others = [owner for owner in owners if owner is not one and owner is not other]
-            return _without_twins([both, *others], many)
+            return _without_twins([_together([one, other]), *others], many)
     return owners
+
+
+def _together(owners: Sequence[Owner]) -> Owner:
+    """One owner that has what each of these has."""
+    both = next((one for one in owners if one.unit), owners[0])
+    for other in owners:
+        if other is not both:
+            both = replace(
+                both,
+                comms=both.comms | other.comms,
+                programs=both.programs | other.programs,
+                pids=both.pids | other.pids,
+                inodes=both.inodes | other.inodes,
+                rows=both.rows + other.rows,
+                watched=both.watched or other.watched,
+            )
+    return both
 
 
 # ── who is who ──────────────────────────────────────────────────────────────────────────────────
@@ -282,11 +289,13 @@ class Pairs:
 
     :param shown_as: by the place of a known owner that is shown, the shown one; None if an earlier one of the known
         ones is the same
-    :param newcomers: shown, and surely none of the known ones
+    :param strangers: shown, and not known to be one of the known ones
+    :param newcomers: those of them that surely are none
     :param unknown: one is shown that may be a known one
     """
 
     shown_as: dict[int, Owner | None]
+    strangers: list[Owner]
     newcomers: list[Owner]
     unknown: bool
 
@@ -298,18 +307,18 @@ def pairs(known: Sequence[Owner], view: View, many: Set[str]) -> Pairs:
     """
     shown = view.owners
     if len(known) == len(shown) == 1 and not view.blank and is_same(known[0], shown[0], many) is None:
-        return Pairs({0: shown[0]}, [], unknown=False)
+        return Pairs({0: shown[0]}, [], [], unknown=False)
     shown_as: dict[int, Owner | None] = {}
     taken: list[Owner] = []
     for place, one in enumerate(known):
         same = [other for other in shown if is_same(one, other, many)]
         if same:
             free = [other for other in same if not any(other is done for done in taken)]
-            shown_as[place] = free[0] if free else None
-            taken += free[:1]
+            shown_as[place] = _together(free) if free else None
+            taken += free
     strangers = [other for other in shown if not any(is_same(one, other, many) for one in known)]
     newcomers = [other for other in strangers if all(is_same(one, other, many) is False for one in known)]
-    return Pairs(shown_as, newcomers, len(newcomers) < len(strangers))
+    return Pairs(shown_as, strangers, newcomers, len(newcomers) < len(strangers))
 
 
 # ── what follows for a port ─────────────────────────────────────────────────────────────────────
@@ -360,8 +369,7 @@ def taken_over(known: Sequence[Owner], view: View, many: Set[str]) -> Verdict:
     still = [one for place, one in enumerate(known) if one.gone_since is not None and place not in found.shown_as]
     back = [one for place, one in enumerate(known) if one.gone_since is not None and place in found.shown_as]
     again = [(known[place], shown) for place, shown in found.shown_as.items() if shown is not None]
-    others = [one for one in view.owners if not any(one is shown for _, shown in again)]
-    owners = [seen_again(one, shown, many) for one, shown in again] + others
+    owners = [seen_again(one, shown, many) for one, shown in again] + found.strangers
     verdict = Verdict(still + owners, back=back, taken=bool(known) and not (again or found.unknown))
     return _compared(verdict, known, view, found, many)
 
@@ -513,8 +521,7 @@ def holders(before: Sequence[Owner], view: View, look: Circumstances) -> list[Ow
     there = [(before[place], shown) for place, shown in found.shown_as.items() if shown is not None]
     known = [replace(seen_again(one, shown, look.many), joined=_or(one.joined, look.clock)) for one, shown in there]
     away = [one for place, one in enumerate(before) if place not in found.shown_as]
-    new = [one for one in view.owners if not any(one is shown for _, shown in there)]
-    joined = [replace(one, joined=look.clock) for one in new if not _is_any(one, before, look.many)]
+    joined = [replace(one, joined=look.clock) for one in found.strangers]
     return [*known, *are_away(away), *joined]
 
 
@@ -525,7 +532,3 @@ def are_away(those: Sequence[Owner]) -> list[Owner]:
 
 def _or(since: timedelta | None, clock: timedelta) -> timedelta:
     return clock if since is None else since
-
-
-def _is_any(one: Owner, others: Sequence[Owner], many: Set[str]) -> bool:
-    return any(is_same(other, one, many) for other in others)

@@ -545,18 +545,10 @@ def held(known: Sequence[PortOwner], shown: Holders, many: Collection[str], cloc
     if not shown.owners:
         # What a look does not show is no difference.
         return tuple(known)
-    found, rest = [], list(known)
-    # The only one that is shown is the only one that is known, unless it surely is not.
-    only = len(known) == len(shown.owners) == 1 and not shown.nameless
-    for one in shown.owners:
-        before = next((own for own in rest if same(own, one, many) in (True, None if only else True)), None)
-        if before is None:
-            found.append(dataclasses.replace(one, joined=clock))
-            continue
-        rest.remove(before)
-        now = updated(before, one, many)
-        found.append(now if now.joined is not None else dataclasses.replace(now, joined=clock))
-    return (*found, *left_alone(rest))[: limits.OWNERS]
+    found = _Matching(known, shown, many, clock)
+    there = (*found.here, *found.newcomers, *found.unclear)
+    since = (own if own.joined is not None else dataclasses.replace(own, joined=clock) for own in there)
+    return (*since, *left_alone(found.missing))[: limits.OWNERS]
 
 
 def left_alone(holders: Iterable[PortOwner]) -> tuple[PortOwner, ...]:

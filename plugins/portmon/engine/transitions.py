@@ -103,6 +103,7 @@ def again(
     shown, known = holding.shown_owners(seen, evidence), owners.of(port)
     if other_rules or port.status == PortStatus.DOWN:
         known = tuple(dataclasses.replace(own, is_watched=is_watched(own)) for own in known)
+        port.owners = holding.kept_owners(port, known)
     if port.status == PortStatus.UP:
         change = holding.changed_owners(port, known, shown, evidence)
         if is_udp(port.number):

@@ -31,6 +31,8 @@ class YoungPorts:
         self._accepted = accepted
         self._evidence = evidence
         self._own = {one.owner: one for one in host.young}
+        self._lent: dict[int, str] = {}
+        """Number of a port that is evaluated: its owner before."""
 
     def begin(self, ports: Iterable[Port]) -> None:
         """Before the first port is evaluated: an owner whose alert was closed does not flap any more."""
@@ -53,6 +55,7 @@ class YoungPorts:
         """The port as it is evaluated: without changes of its own."""
         if (group := self._group(port)) is None:
             return port
+        self._lent[port.number] = group.owner
         is_heard = group.presence.flapping_since is None and self._has_room(group)
         return dataclasses.replace(port, presence=SHARED if is_heard else UNHEARD)
 
@@ -60,12 +63,16 @@ class YoungPorts:
         """The transition of a port, with what is told of its owner in place of its own events."""
         port = step.port or before
         assert port is not None  # noqa: S101 - for the type checker: a transition has a port before or after
-        group = self._group(port)
+        # What is told is of the owner that it had before the look.
+        name, own = self._lent.pop(port.number, None), self._group(port)
+        group = own if name is None else self._own.get(name) or YoungOwner(name)
         if group is None:
             return self._of_other(port, step)
         is_up = step.port is not None and step.port.status == PortStatus.UP
-        ports = {*group.ports, port.number} if is_up else {*group.ports} - {port.number}
-        group = dataclasses.replace(group, ports=tuple(sorted(ports)[: limits.OWNERS]))
+        if own is not None and own.owner != group.owner:
+            self._own[own.owner] = _with_port(own, port.number, is_up=is_up)
+        is_own = own is not None and own.owner == group.owner
+        group = _with_port(group, port.number, is_up=is_up and is_own)
         drafts: list[Draft] = []
         told, at = () if before is None else before.told, self._evidence.at
         ends_silently = False
@@ -101,6 +108,9 @@ class YoungPorts:
             after = dataclasses.replace(
                 after, presence=presence, told=(*lifecycle.messages(told, at), *now) if now else told
             )
+        if group.speaker == port.number and not is_own:
+            # It goes on by itself with what it said of them.
+            group = _still(group)
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
 
@@ -145,18 +155,14 @@ class YoungPorts:
 
     def _of_other(self, port: Port, step: Transition) -> Transition:
         """A port that is no young one any more may have been one when its owner's were counted, and spoken for them."""
-        presence = NONE
         if spoken := self._spoken_by(port):
             # It goes on with what it said of them.
-            presence = spoken.presence
             self._own[spoken.owner] = _still(spoken)
         if step.port is None or step.port.status != PortStatus.UP:
             for one in list(self._own.values()):
                 if port.number in one.ports:
                     ports = tuple(number for number in one.ports if number != port.number)
                     self._own[one.owner] = dataclasses.replace(one, ports=ports)
-        if step.port is not None and any(step.port.presence is one for one in (SHARED, UNHEARD)):
-            return dataclasses.replace(step, port=dataclasses.replace(step.port, presence=presence))
         return step
 
     def _tell(self, group: YoungOwner, port: Port, draft: Draft, row: Row) -> tuple[YoungOwner, list[Draft]]:
@@ -213,6 +219,12 @@ class YoungPorts:
             draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
         )
         return dataclasses.replace(group, speaker=port.number), [flapping]
+
+
+def _with_port(group: YoungOwner, number: int, *, is_up: bool) -> YoungOwner:
+    """An owner after one of its ports was evaluated."""
+    ports = {*group.ports, number} if is_up else {*group.ports} - {number}
+    return dataclasses.replace(group, ports=tuple(sorted(ports)[: limits.OWNERS]))
 
 
 def _still(group: YoungOwner) -> YoungOwner:
