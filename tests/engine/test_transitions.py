@@ -1732,3 +1732,15 @@ def test_an_owner_that_rules_watch_again_has_its_port_back() -> None:
     before, shown = down(owners=(java, nginx)), seen(programs=("java",), pids=(9,))
     assert told(again(before, shown, rules_changed=True)) == ["recovered", "owner_gone"]
     assert told(again(before, shown, owner_is_watched=False, rules_changed=True)) == ["recovered"]
+
+
+def test_another_owner_and_an_address_that_is_found_and_flaps_are_two_events() -> None:
+    before = lost(LAN, addresses=(DMZ,), parts=((LAN, CHANGES),))
+    assert told(again(before, seen(DMZ, LAN, programs=("apache2",)))) == ["replaced", "flapping"]
+
+
+def test_another_program_of_the_unit_that_a_declaration_names_is_no_other_owner() -> None:
+    other = seen(programs=("apache2",), **UNIT)
+    many = frozenset(UNIT["units"])
+    assert told(again(port(declared=CMDB, **UNIT), other, terms=OWNED, many=many)) == ["replaced"]
+    assert told(again(down(declared=CMDB, **UNIT), other, terms=OWNED, many=many)) == ["recovered"]

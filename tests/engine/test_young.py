@@ -92,3 +92,24 @@ def test_the_one_that_speaks_flaps_on_by_itself_if_it_is_old_enough_as_it_is_bac
     assert told(world.events) == [("baseline",), ("new", A), ("down", A), ("recovered", A), ("flapping", A)]
     assert [world.see(look(at, 80, A)) for at in (17, 18)] == [[], []]
     assert [one for at in range(19, 32) for one in world.see(look(at, 80, A))] == [("stable", A)]
+
+
+def test_that_another_owner_has_one_of_them_is_an_end_for_its_own() -> None:
+    world = World(ephemeral_after=1, flap_threshold=2)
+    world.see(look(0, 80))
+    world.see(look(1, 80, A, B))
+    other = both(look(2, 80, B), look(2, A, unit="other.service"))
+    assert world.see(other) == [("replaced", A)]
+    assert world.see(both(look(3, 80), look(3, A, unit="other.service"))) == [("flapping", B)]
+    # The ends of the other one count by themselves; while its own flaps nothing is told.
+    assert world.see(both(look(4, 80, B), look(4, A, unit="third.service"))) == [("replaced", A)]
+    assert world.see(both(look(5, 80), look(5, A, B, unit="third.service"))) == []
+
+
+def test_that_another_owner_lacks_an_address_of_one_of_them_is_an_end_as_well() -> None:
+    world, wide = World(ephemeral_after=1, flap_threshold=2), both(look(1, 80, A, B), look(1, A, address="192.0.2.1"))
+    world.see(look(0, 80))
+    world.see(wide)
+    other = {"unit": "other.service", "address": "192.0.2.1"}
+    assert world.see(both(look(2, 80, B), look(2, A, **other))) == [("rebound", A)]
+    assert world.see(both(look(3, 80), look(3, A, **other))) == [("flapping", B)]

@@ -124,7 +124,7 @@ class Ports(Young):
             port.restarts.add(look.clock)
         if port.presence.flapping or not self._too_often(port.presence, look):
             return
-        restarts_alone = port.restarts.issuperset(port.presence.times)
+        restarts_alone = restart and port.restarts.issuperset(port.presence.times)
         self._flaps(port, [port.presence], look, "crash_looping" if restarts_alone else "flapping", number)
 
     def _parts_changed(

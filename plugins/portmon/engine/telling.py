@@ -60,12 +60,15 @@ def is_braked(port: Port, evidence: Evidence) -> bool:
 
 
 def in_one(port: Port, drafts: Sequence[Draft], of_binds: Sequence[Draft]) -> list[Draft]:
-    """The events of a port with those of its binds: that another owner lacks an address is told in one message."""
+    """The events of a port with those of its binds: that another owner lacks an address is told in one message.
+
+    :param of_binds: or of owners that are back; if addresses are lost still, that says it
+    """
     taken = next((draft for draft in drafts if draft.kind is EventKind.REPLACED), None)
     severe = next(
         (draft for draft in of_binds if draft.details.get("severe") or draft.kind is EventKind.FLAPPING), None
     )
-    if taken is None or severe is None:
+    if taken is None or severe is None or not port.lost:
         return [*drafts, *of_binds]
     port.told = port.told[:-1]
     reason, details = f"{severe.reason}; {taken.reason}", {**taken.details, **severe.details}

@@ -355,9 +355,7 @@ def _goes_on(
     if not evidence.new_boot:
         bind_row, told = binds.bind_events(before, port, seen, change, evidence, quiet=quiet or row is Row.RECOVERED)
         back = holding.owners_back(port, change, evidence, is_told=bind_row is Row.LOST_BIND)
-        # What is told of an owner that is back is of addresses, if some are lost still.
-        of_binds, of_owners = ((*told, *back), ()) if port.lost else (told, back)
-        drafts = [*telling.in_one(port, drafts, of_binds), *of_owners]
+        drafts = telling.in_one(port, drafts, (*told, *back))
         if row is Row.SEEN:
             braked = Row.BRAKED if telling.is_braked(port, evidence) else None
             is_back = change.back and not owners.gone_of(port)
@@ -553,7 +551,14 @@ def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -
     """Whether another one has a port than a declaration names."""
     if terms.owner is None or evidence.new_boot or (evidence.in_grace and not _was_back(port, terms.owner, evidence)):
         return False
-    return not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
+    return not _has_own(port, terms, shown, evidence)
+
+
+def _has_own(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
+    """Whether one that must have a port has it, as far as the look shows."""
+    if terms.owner is not None and any(owners.same(terms.owner, one, many=()) for one in shown.owners):
+        return True
+    return owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
 
 
 def _as_known(shown: Holders, known: Sequence[PortOwner], evidence: Evidence) -> Holders:
@@ -569,7 +574,7 @@ def _is_back(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bo
     """Whether one of its own has a port that was down."""
     if shown.owners:
         shown = _as_known(shown, owners.present(port.holders), evidence)
-    if not owners.is_own(_must_have(port, terms, evidence), shown, evidence.many):
+    if not _has_own(port, terms, shown, evidence):
         return False
     # One that may be what a declaration names, and that surely did not have the port before, is no return.
     is_known = owners.is_own(owners.of(port), shown, evidence.many)

@@ -69,8 +69,6 @@ class YoungPorts:
         if group is None:
             return self._of_other(port, step)
         is_up = step.port is not None and step.port.status == PortStatus.UP
-        if own is not None and own.owner != group.owner:
-            self._own[own.owner] = _with_port(own, port.number, is_up=is_up)
         is_own = own is not None and own.owner == group.owner
         group = _with_port(group, port.number, is_up=is_up and is_own)
         drafts: list[Draft] = []
@@ -108,9 +106,13 @@ class YoungPorts:
             after = dataclasses.replace(
                 after, presence=presence, told=(*lifecycle.messages(told, at), *now) if now else told
             )
-        if group.speaker == port.number and not is_own:
+        if group.speaker == port.number and own is None:
             # It goes on by itself with what it said of them.
             group = _still(group)
+        elif group.speaker == port.number:
+            group = _with_port(group, port.number, is_up=is_up)
+        elif own is not None and not is_own:
+            self._own[own.owner] = _with_port(own, port.number, is_up=is_up)
         self._own[group.owner] = group
         return dataclasses.replace(step, port=after, row=row, drafts=tuple(drafts))
 
@@ -170,6 +172,11 @@ class YoungPorts:
         evidence, flaps = self._evidence, group.presence.flapping_since is not None
         if draft.kind is EventKind.DOWN and row is not Row.RESUMED:
             return self._ends(group, port, draft)
+        if "was" in draft.details and "taken" not in draft.details:
+            # Another one has it, which ends it for its owner. That an address is lost may say so.
+            group, said = self._ends(group, port, draft)
+            others = [one for one in said if one is not draft]
+            return group, said if draft.kind is EventKind.REPLACED else [*others, draft]
         if draft.kind is EventKind.NEW and (flaps or not lifecycle.may_note(group.told, evidence.at)):
             return group, []
         if draft.kind is EventKind.RECOVERED and group.speaker != port.number and (flaps or not self._has_room(group)):
@@ -214,7 +221,7 @@ class YoungPorts:
         if flapped:
             return group, []
         reason = lifecycle.why_flapping(count, evidence.pace, f"ends of random ports of {group.owner}")
-        state = PortStatus.UP if group.ports else PortStatus.DOWN
+        state = PortStatus.UP if set(group.ports) - {port.number} else PortStatus.DOWN
         flapping = dataclasses.replace(
             draft, kind=EventKind.FLAPPING, reason=reason, since=since, details={"state": state.value}
         )
