@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from portmon.engine.rules import Subject
+from portmon.model.numbers import port_of, protocol_of
 from portmon.model.observation import Observation, Outcome
 from tests.worlds.histories import INTERVAL, Step
 from tests.worlds.reference import Defaults, Told
@@ -217,7 +218,7 @@ def _is_named(story: Story, judged: Judged, event: Told, look: Observation | Non
     taken_over = {key[0] for key in story.known - judged.state.keys() if len(key) == 1} - set(judged.step.purged)
     if host_id in judged.step.left or taken_over:
         return True
-    accepted = judged.step.accepted.get((host_id, "tcp", port))
+    accepted = judged.step.accepted.get((host_id, protocol_of(port), port_of(port)))
     if accepted is not None and accepted <= at:
         return True
     if (at, "answers_discarded", host_id, None, "") in judged.told:
@@ -227,7 +228,7 @@ def _is_named(story: Story, judged: Judged, event: Told, look: Observation | Non
     low, high = look.listing.ephemeral
     moved = not shows(judged.step, look, port) and (host_id, port) not in judged.state
     spoken_for = event[4] == "young" and any(key[0] == host_id and key[1] is not None for key in story.flapping)
-    if (low <= port <= high or 512 <= port < 1024) and (moved or spoken_for):
+    if (low <= port_of(port) <= high or 512 <= port < 1024) and (moved or spoken_for):
         return True  # perhaps: another one speaks for the young ports of an owner while they flap
     settings, clock = Defaults(**judged.step.settings), judged.state[host_id,][5]
     retire_after, mature_after = settings.retire_after.total_seconds(), settings.mature_after.total_seconds()
