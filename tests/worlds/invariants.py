@@ -327,7 +327,9 @@ def _fold(story: Story, judged: Judged) -> None:
             story.begun.setdefault((host_id, port), judged.state[host_id,][5])
         if kind in ("flapping", "crash_looping"):
             # While one of its owners or binds flaps another one may begin to.
-            story.flapping.setdefault((host_id, port), timedelta(seconds=judged.state[host_id,][5]))
+            # A later look of the same run may have been judged since.
+            later = max(judged.state[host_id,][2] - at, timedelta(0))
+            story.flapping.setdefault((host_id, port), timedelta(seconds=judged.state[host_id,][5]) - later)
     for look in judged.step.looks:
         host = judged.state.get((look.host_id,))
         if look.listing is not None and host is not None and host[2] == look.observed_at:
