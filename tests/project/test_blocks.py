@@ -34,6 +34,8 @@ NOT_RUN = {
         "pip install": "the road of README installs the package",
         "sudo -u postgres": "needs a PostgreSQL server with a role for it",
         "sudo chown": "needs root, and gives the key away",
+        "pg_dump": "needs a database with a state: tests/stories/test_restore.py",
+        "pg_restore": "the same",
         "docker compose": "needs Docker: tests/compose runs what its services run",
         "airflow backfill create": "needs a scheduler: tests/e2e/test_replay.py has one",
         'echo "UPDATE backfill': "is for a database with a backfill; a test of it is below",

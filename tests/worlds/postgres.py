@@ -18,9 +18,13 @@ from tests.worlds.processes import kill_with_descendants
 PASSWORD = secrets.token_hex(8)
 
 
+def tools() -> list[str]:
+    """Folders of PostgreSQL's programs, the newest first."""
+    return [str(place) for place in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+
+
 def _binary(name: str) -> str | None:
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return shutil.which(name, path=os.pathsep.join([*map(str, places), os.environ.get("PATH", "")]))
+    return shutil.which(name, path=os.pathsep.join([*tools(), os.environ.get("PATH", "")]))
 
 
 def missing() -> str | None:

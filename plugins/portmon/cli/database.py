@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +36,63 @@ def db_check() -> None:
     with logs_to_stderr():
         database.check()
     say("ok")
+
+
+@db.command("downgrade")
+def db_downgrade(
+    revision: Annotated[str, typer.Argument(help="Revision that an earlier release needs: its `db upgrade` names it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take the tables back to those of an earlier release, before you install it. Pause the DAG first.
+
+    What only the later tables hold is lost. Nothing is changed if a run writes, or if anything fails.
+    """
+    from portmon.storage import care
+
+    database = open_database()
+    database.check_way_back(revision)
+    if not yes:
+        typer.confirm(f"Take {database} back to {revision}? What only the later tables hold is lost", abort=True)
+    undone = care.downgrade(database, revision)
+    for name in undone:
+        say(f"undone {name}")
+    say(f"the tables are those of {revision} now" if undone else "up to date")
+
+
+@db.command("vacuum")
+def db_vacuum() -> None:
+    """Give back the space of what was deleted. Waits for a run that writes; runs wait meanwhile."""
+    from portmon.storage import care
+
+    before, after = care.vacuum(open_database())
+    say(f"{_size(before)} before, {_size(after)} now")
+
+
+@db.command("backup")
+def db_backup(
+    file: Annotated[Path, typer.Argument(help="New file.", dir_okay=False)],
+) -> None:
+    """Copy a SQLite state database to a new file, while runs go on. For PostgreSQL there is pg_dump."""
+    from portmon.storage import care
+
+    say(f"wrote {file}, {_size(care.back_up(open_database(), file))}")
+
+
+@db.command("sizes")
+def db_sizes(output: FormatOption = Format.TABLE) -> None:
+    """Show how large each table is, the largest first.
+
+    The JSON is a list of objects: `name`, `rows` and `size` (bytes with indexes; null where SQLite can't tell).
+    """
+    from portmon.storage import care
+
+    with reading(quiet=True) as conn:
+        found = care.table_sizes(conn)
+    if output is Format.JSON:
+        print_json([asdict(one) for one in found])
+    else:
+        sizes = [(one.name, f"{one.rows:,}", "-" if one.size is None else _size(one.size)) for one in found]
+        print_table(("table", "rows", "size"), sizes)
 
 
 @db.command("usage")

@@ -29,6 +29,8 @@ from portmon.errors import DatabaseBusyError, NoDatabaseError, StorageError, Too
 logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
 
 VERSION_TABLE = "portmon_alembic_version"
+FIRST_RELEASED = "r0009"
+"""The revision of the first release: every later one can be undone."""
 BUSY_SECONDS = 30
 """How long SQLite waits for another writer, and PostgreSQL for a connection."""
 _CANCELED, _LOCKED = "57014", "55P03"
@@ -121,6 +123,43 @@ class Database:
                 raise StorageError(f"{self}: {_first_line(error)}") from error
             raise
 
+    def downgrade(self, revision: str) -> list[str]:
+        """Take the tables back to an earlier revision, in one transaction; see :func:`portmon.storage.care.downgrade`.
+
+        :returns: revisions that were undone, newest first
+        :raises StorageError: no way leads there
+        """
+        with self.begin() as conn:
+            self._lock_migrations(conn)
+            undone = self._way_back(conn, revision)
+            config = _alembic_config()
+            config.attributes["connection"] = conn
+            command.downgrade(config, revision)
+            return undone
+
+    def check_way_back(self, revision: str) -> None:
+        """:raises StorageError: no way leads back to a revision; the message says what to do"""
+        with self.begin() as conn:
+            self._way_back(conn, revision)
+
+    def _way_back(self, conn: Connection, revision: str) -> list[str]:
+        current = self._current(conn)
+        self._must_be_current(current)
+        names = _revisions()
+        released = names[names.index(FIRST_RELEASED) :]
+        if revision not in names:
+            raise StorageError(f"there is no revision {revision!r}; there are: {', '.join(released)}")
+        if revision not in released:
+            raise StorageError(
+                f"revision {revision} is of a development version from before {FIRST_RELEASED}, the first release: no "
+                "way leads back there. Restore a backup of that time into another database"
+            )
+        return names[: names.index(revision) : -1]
+
+    def _lock_migrations(self, conn: Connection) -> None:
+        if not self.is_sqlite:
+            conn.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('portmon migrations'))"))
+
     def migrate(self) -> list[str]:
         """Create or update the tables, in one transaction; processes that do so at once wait for each other.
 
@@ -131,8 +170,7 @@ class Database:
             if self._current(conn) == self._head():
                 return []
         with self.begin() as conn:
-            if not self.is_sqlite:
-                conn.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(hashtext('portmon migrations'))"))
+            self._lock_migrations(conn)
             before = self._current(conn)
             self._must_be_released(before)
             config = _alembic_config()
@@ -301,6 +339,12 @@ def _reading_url(url: URL) -> URL:
     # Not mode=ro: such a reader leaves the -wal and -shm files behind, as files of the user that looked.
     path = quote(str(Path(url.database or "").absolute()))
     return URL.create("sqlite", database=f"file:{path}", query={"mode": "rw", "uri": "true"})
+
+
+def _revisions() -> list[str]:
+    """Names of the revisions, oldest first."""
+    script = ScriptDirectory.from_config(_alembic_config())
+    return [one.revision for one in script.iterate_revisions("head", "base")][::-1]
 
 
 def _alembic_config() -> Config:
