@@ -1744,3 +1744,16 @@ def test_another_program_of_the_unit_that_a_declaration_names_is_no_other_owner(
     many = frozenset(UNIT["units"])
     assert told(again(port(declared=CMDB, **UNIT), other, terms=OWNED, many=many)) == ["replaced"]
     assert told(again(down(declared=CMDB, **UNIT), other, terms=OWNED, many=many)) == ["recovered"]
+
+
+def test_the_unit_of_a_socket_says_who_has_a_declared_port() -> None:
+    def shows(*units: str) -> Seen:
+        rows = [Listener("tcp", V4, 80, inode=number, unit=unit) for number, unit in enumerate(units, 5)]
+        return Seen((V4,), units=units, inodes=tuple(range(5, 5 + len(units))), listeners=rows)
+
+    other = PortOwner("app.service", of_socket=True, inodes=(5,), binds=(V4,), joined=clock(NOW - FIVE))
+    before = down(declared=CMDB, programs=(), holders=(other,))
+    assert told(again(before, shows("app.service", "db.service"), terms=OWNED)) == ["replaced"]
+    assert told(again(before, shows("app.service", "nginx.service"), terms=OWNED)) == ["recovered"]
+    # That may wait for any service.
+    assert told(again(before, shows("app.service", "web.socket"), terms=OWNED)) == ["recovered"]

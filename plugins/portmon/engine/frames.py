@@ -16,9 +16,8 @@ import pandas as pd
 
 from portmon.engine.declared import Declared
 from portmon.engine.lifecycle import Changes
-from portmon.engine.owners import PortOwner
+from portmon.engine.owners import PortOwner, is_named
 from portmon.engine.owners import of as owners_of
-from portmon.engine.owners import same as same_owner
 from portmon.engine.state import Port, Seen
 from portmon.engine.watched import SETS, KnownOwner, SeenPort
 from portmon.model.numbers import BEYOND, UDP, number_of
@@ -329,7 +328,7 @@ class Comparison:
     def _may_be_as_named(self, port: Port) -> bool:
         """Whether the owner that a declaration names may have the port; if not, it has time after a boot alone."""
         known, named = owners_of(port), self._named[port.host_id, port.number]
-        return not known or any(own.is_accepted or same_owner(named, own, many=()) is not False for own in known)
+        return not known or any(own.is_accepted or is_named(named, own) is not False for own in known)
 
 
 def _waits(owners: Any, shown: Sequence[Any]) -> bool:

@@ -349,6 +349,16 @@ def is_own(known: Sequence[PortOwner], shown: Holders, many: Collection[str]) ->
     return any(same(one, other, many) is not False for one in known for other in shown.owners)
 
 
+def is_named(declared: PortOwner, one: PortOwner) -> bool | None:
+    """Whether an owner is the one that a declaration names; None if that can't be known.
+
+    It names the unit of a process or of a socket. A ``.socket`` may be there for any service.
+    """
+    if declared.unit and one.unit and not (one.of_socket and one.unit.endswith(".socket")):
+        return declared.unit == one.unit
+    return same(declared, one, many=())
+
+
 class _Matching:
     """Known owners beside those that a look shows.
 

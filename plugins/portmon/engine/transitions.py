@@ -535,18 +535,6 @@ def _with_grace(port: Port, evidence: Evidence, terms: Terms) -> Evidence:
     return evidence if until == evidence.grace_until else dataclasses.replace(evidence, grace_until=until)
 
 
-def _must_have(port: Port, terms: Terms, evidence: Evidence) -> tuple[PortOwner, ...]:
-    """The owners of whom one must have a port: those that are known, unless a declaration names one."""
-    known = owners.of(port)
-    if terms.owner is None:
-        return known
-    # As far as it is known, a look may show it without its unit.
-    own = tuple(one for one in known if owners.same(terms.owner, one, many=()))
-    own = own or tuple(one for one in known if one.is_accepted)
-    # A look without its unit says nothing of one that is declared by its unit.
-    return own if own and terms.owner.unit else (*own, terms.owner)
-
-
 def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
     """Whether another one has a port than a declaration names."""
     if terms.owner is None or evidence.new_boot or (evidence.in_grace and not _was_back(port, terms.owner, evidence)):
@@ -555,10 +543,18 @@ def _is_anothers(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -
 
 
 def _has_own(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bool:
-    """Whether one that must have a port has it, as far as the look shows."""
-    if terms.owner is not None and any(owners.same(terms.owner, one, many=()) for one in shown.owners):
-        return True
-    return owners.is_own(_must_have(port, terms, evidence), shown, evidence.many)
+    """Whether one of its own has a port, as far as the look shows: one that is known, unless a declaration names it."""
+    known = owners.of(port)
+    if terms.owner is None:
+        return owners.is_own(known, shown, evidence.many)
+    named = [owners.is_named(terms.owner, one) for one in shown.owners]
+    may_be = shown.nameless or not named or None in named
+    # As far as it is known, a look may show it without its unit.
+    own = [one for one in known if owners.is_named(terms.owner, one)] or [one for one in known if one.is_accepted]
+    if True in named or not own:
+        return True in named or may_be
+    # A look without its unit says nothing of one that is declared by its unit.
+    return owners.is_own(own, shown, evidence.many) or (may_be and terms.owner.unit is None)
 
 
 def _as_known(shown: Holders, known: Sequence[PortOwner], evidence: Evidence) -> Holders:
@@ -578,12 +574,12 @@ def _is_back(port: Port, terms: Terms, shown: Holders, evidence: Evidence) -> bo
         return False
     # One that may be what a declaration names, and that surely did not have the port before, is no return.
     is_known = owners.is_own(owners.of(port), shown, evidence.many)
-    return is_known or terms.owner is None or any(owners.same(terms.owner, one, many=()) for one in shown.owners)
+    return is_known or terms.owner is None or any(owners.is_named(terms.owner, one) for one in shown.owners)
 
 
 def _was_back(port: Port, owner: PortOwner, evidence: Evidence) -> bool:
     """Whether the owner that a declaration names was seen since the boot."""
-    named = (one for one in owners.of(port) if owners.same(owner, one, many=()) and not one.waits)
+    named = (one for one in owners.of(port) if owners.is_named(owner, one) and not one.waits)
     return any(named) and not evidence.booted_after(port)
 
 
