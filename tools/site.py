@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "README.zh-CN.md", "CHANGELOG.md", "docs")
+ROLE = "contrib/ansible/roles/portmon_target/README.md"
+PAGES = ("README.md", "README.zh-CN.md", "CHANGELOG.md", "docs", ROLE)
 _stage = Path()
 
 
@@ -31,6 +32,7 @@ def on_config(config: Any) -> Any:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, _stage / name)
         else:
+            (_stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, _stage / name)
     pages = [
         page for name in PAGES for page in ([ROOT / name] if name.endswith(".md") else (ROOT / name).rglob("*.md"))

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from portmon.airflow.provider import BUNDLES
-from portmon.cli import init
+from portmon.api.server_setup import Account, setup_script
 from portmon.config import load_config
 from tests.worlds.shell import run_command
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 def run(capsys: pytest.CaptureFixture[str], folder: Path, hosts: str, *more: str) -> tuple[int, str, str]:
@@ -41,9 +39,7 @@ def test_what_it_writes_can_be_used_at_once(capsys: pytest.CaptureFixture[str], 
     public = (tmp_path / "key.pub").read_text().strip()
     # Each line can be pasted: what the servers need, then what Airflow does.
     server = (tmp_path / "portmon-server.sh").read_text()
-    assert f"|| echo 'restrict {public}' >> ~watcher/.ssh/authorized_keys" in server
-    assert f"echo '{init.SUDO_RULE.replace('portmon', 'watcher', 1)}' > /etc/sudoers.d/portmon" in server
-    subprocess.run(["sh", "-n"], input=server, text=True, check=True)
+    assert server == setup_script(Account("watcher", (public,), sudo=True))
     assert f"ssh root@SERVER sh -s < {tmp_path}/portmon-server.sh" in out
     assert f"airflow connections import --overwrite {tmp_path}/portmon-connections.json" in out
     assert f". {tmp_path}/portmon.env" in out
@@ -137,7 +133,3 @@ def test_what_can_not_be_written_is_an_error_that_names_it(capsys: pytest.Captur
     assert not (tmp_path / "new" / "portmon.yaml").exists()
     code, _, err = run(capsys, tmp_path, "web1", "--user", "a b")
     assert (code, err.startswith("error: --user: 'a b' can't be the name")) == (2, True)
-
-
-def test_the_documents_have_the_same_rule_for_sudo() -> None:
-    assert init.SUDO_RULE in (DOCS / "security.md").read_text()

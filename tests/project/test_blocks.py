@@ -29,7 +29,10 @@ NOT_RUN = {
         "portmon hosts": "needs a CMDB: tests/cli/test_hosts.py has one",
         "airflow connections add cmdb_default --conn-type http --conn-host https://bkapi": "the page has added it before",
     },
-    "forced-command.md": {"scp portmon-probe": "needs a server"},
+    "forced-command.md": {
+        "ssh root@web01": "needs a server: tests/e2e/test_rollout.py has one",
+        "ANSIBLE_ROLES_PATH": "needs an inventory and servers: tests/e2e/test_rollout.py has them",
+    },
     "operations.md": {
         "pip install": "the road of README installs the package",
         "sudo -u postgres": "needs a PostgreSQL server with a role for it",

@@ -1,7 +1,7 @@
 """``portmon``, or ``python -m portmon``: what operators look at and do outside a run.
 
-``parse`` and ``probe`` need no configuration and no Airflow; the other commands read both. Each module holds some
-commands, and imports what a command needs only when it is called.
+``parse``, ``probe`` and ``server-setup`` need no configuration and no Airflow; the other commands read both. Each
+module holds some commands, and imports what a command needs only when it is called.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from portmon.cli import (
     parsing,
     ports,
     scan,
+    server_setup,
     silences,
     status,
     what_if,
@@ -76,6 +77,7 @@ def options(
 
 app.command()(parsing.parse)
 app.command()(parsing.probe)
+app.command("server-setup")(server_setup.server_setup)
 app.command()(init.init)
 app.command()(check.check)
 app.command()(scan.scan)

@@ -10,20 +10,16 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from portmon.api.server_setup import Account, setup_script
 from portmon.cli.terminal import say
 from portmon.errors import CommandError, RequestError
 
-SUDO_RULE = (
-    "portmon ALL=(root) NOPASSWD: /usr/bin/netstat -nltpW, /usr/bin/netstat -nltp, "
-    "/usr/bin/ss -tnpe state listening, /usr/sbin/ss -tnpe state listening"
-)
-"""What lets portmon see the programs of other users, and nothing else."""
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _HOST = re.compile(
     r"(?P<name>[^\s=,;:\[\]]+)(=(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<address>[^\s=,;:\[\]]+))(:(?P<port>[0-9]{1,5}))?)?"
 )
@@ -56,25 +52,6 @@ ssh:
 #   channels:
 #     - {{type: notifier, name: mail, notifier: airflow.providers.smtp.notifications.smtp.SmtpNotifier,
 #        arguments: {{to: ops@example.com, smtp_conn_id: smtp_default, subject: $title, html_content: $html}}}}
-"""
-_SERVER = """\
-#!/bin/sh
-# Makes the account {user} that portmon logs in as. Run it as root on each server, as often as you like.
-set -eu
-id {user} >/dev/null 2>&1 || {{
-    useradd --create-home --shell /bin/sh {user}
-    # Without a password the account is locked, and an sshd without PAM refuses its keys too.
-    usermod --password '*' {user}
-}}
-install -d -m 700 -o {user} ~{user}/.ssh
-grep -qxF {key} ~{user}/.ssh/authorized_keys 2>/dev/null || echo {key} >> ~{user}/.ssh/authorized_keys
-chown {user} ~{user}/.ssh/authorized_keys
-if [ -d /etc/sudoers.d ]; then
-    echo {rule} > /etc/sudoers.d/portmon
-    chmod 440 /etc/sudoers.d/portmon
-else
-    echo "There is no sudo here: portmon sees the ports, but not the names of other users' programs"
-fi
 """
 
 
@@ -113,8 +90,7 @@ def init(
     if asks and user is None:
         user = typer.prompt("Account for portmon on the servers (portmon-server.sh makes it)", default="portmon")
     key_file, user = _path(key or default, "--key"), user or "portmon"
-    if not _USER.fullmatch(user):
-        raise RequestError(f"--user: {user!r} can't be the name of an account: give small letters, digits, - and _")
+    account = Account(user, sudo=True)
     listed, path = _host_list(hosts or typer.prompt("Hosts (NAME=ADDRESS,… or a CSV file)"))
     config, connections, env, server = (
         into / f"portmon{rest}" for rest in (".yaml", "-connections.json", ".env", "-server.sh")
@@ -131,10 +107,7 @@ def init(
         raise CommandError(f"{', '.join(there)}: there already; --force writes over, --folder writes elsewhere")
     try:
         into.mkdir(parents=True, exist_ok=True)
-        public = _public_key(key_file)
-        rule = SUDO_RULE.replace("portmon ", f"{user} ", 1)
-        line = shlex.quote(f"restrict {public}")
-        made[server] = _SERVER.format(user=user, key=line, rule=shlex.quote(rule))
+        made[server] = setup_script(replace(account, keys=(_public_key(key_file),)))
         for file, text in made.items():
             file.write_text(text)
             say(f"wrote {file}")
