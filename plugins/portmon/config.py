@@ -250,9 +250,14 @@ def _in_file(location: Location) -> tuple[Location, list[str]]:
 
 def _bare(schema: Any) -> Any:
     """A schema without defaults, validators and the like around it."""
-    while "schema" in schema:
-        schema = schema["schema"]
+    while "schema" in schema or schema["type"] == "definition-ref":
+        # A section that two others have is kept apart.
+        schema = schema["schema"] if "schema" in schema else _definitions()[schema["schema_ref"]]
     return schema
+
+
+def _definitions() -> Mapping[str, Any]:
+    return {one["ref"]: one for one in Config.__pydantic_core_schema__.get("definitions", ())}
 
 
 def _below(schema: Any, part: str | int) -> Any:

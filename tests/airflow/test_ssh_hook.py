@@ -475,7 +475,9 @@ def test_server_that_speaks_only_sha1_simulated(make_hook: Any, user_key: Path) 
     with tcp_server(only_sha1) as port, pytest.raises(NegotiationError) as caught:
         make_hook(port, extra=with_key(user_key)).login()
     assert "OpenSSH_5.3 offers diffie-hellman-group14-sha1" in str(caught.value)
-    assert "SHA-1 and its contemporaries are not spoken any more" in str(caught.value)
+    setting = "`algorithms: {kex: [diffie-hellman-group14-sha1], host_keys: [ssh-rsa]}`"
+    assert "too old for what is spoken by default. Update it" in str(caught.value)
+    assert setting in str(caught.value)
     assert not caught.value.retry
 
 

@@ -22,7 +22,7 @@ from tests.worlds.blocks import blocks
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
 PACKAGE = PLUGINS / "portmon"
-DOCS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+DOCS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("contrib/**/*.md")]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -17,7 +17,7 @@ import pytest
 from paramiko.common import MSG_USERAUTH_SUCCESS
 
 from portmon.errors import AnswerError, AuthenticationError, ConnectionLostError, ScanError, ScanTimeoutError
-from portmon.ssh import transport as walls
+from portmon.ssh import algorithms
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Link
 from portmon.ssh.login import Login
@@ -317,8 +317,8 @@ def test_a_group_that_takes_seconds_is_not_computed_with() -> None:
     message.add_mpint(2**8191 + 1)
     message.add_mpint(2)
     message.rewind()
-    exchange: Any = walls._Gex.__new__(walls._Gex)
-    with pytest.raises(walls.FloodError, match="group of 8,192 bits"):
+    exchange: Any = algorithms.Gex.__new__(algorithms.Gex)
+    with pytest.raises(algorithms.FloodError, match="group of 8,192 bits"):
         exchange._parse_kexdh_gex_group(message)
 
 

@@ -88,6 +88,7 @@ class HostSSHHook(SSHHook):
         self._link: Link | None = None
         self._extra: dict[str, Any] = {}
         self._timeout = settings.connect_timeout.total_seconds()
+        self._algorithms = settings.old_algorithms
         # Checks the address before SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
         conn_id = settings.conn_id
@@ -190,6 +191,7 @@ class HostSSHHook(SSHHook):
             ciphers=self.ciphers,
             disabled_algorithms=self.disabled_algorithms,
             proxy_command=self.proxy_command,
+            algorithms=self._algorithms,
         )
 
     def _is_on(self, extra: str) -> bool:

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from portmon.fields import HostMatch, PortNumber, PositiveDuration, Protocols, Section, Size, Text
+from portmon.fields import HostMatch, PortNumber, PositiveDuration, Protocols, Section, Size, Text, one_or_many
+from portmon.ssh.names import LEGACY, OldAlgorithms, OldCipher, OldKex, OldMac, OldSignature
+
+Item = TypeVar("Item")
+Many = Annotated[tuple[Item, ...], BeforeValidator(one_or_many)]
+
+
+class Algorithms(Section):
+    """What old SSH servers speak, besides what is spoken anyway. It is used only if the server has nothing better."""
+
+    kex: Many[OldKex] = Field((), description=f"key exchanges: {', '.join(get_args(OldKex))}")
+    host_keys: Many[OldSignature] = Field((), description="`[ssh-rsa]`: RSA host keys that sign with SHA-1")
+    ciphers: Many[OldCipher] = Field((), description=", ".join(get_args(OldCipher)))
+    macs: Many[OldMac] = Field((), description=f"{', '.join(get_args(OldMac))}; hmac-sha1 is spoken anyway")
+    user_keys: Many[OldSignature] = Field(
+        (), description="`[ssh-rsa]`: sign with SHA-1 if portmon's own key is RSA; ed25519 and ECDSA keys do without"
+    )
+
+
+AlgorithmsSetting = Annotated[
+    Annotated[Literal["legacy"], Tag("legacy")] | Annotated[Algorithms, Tag("names")],
+    Discriminator(lambda value: "legacy" if isinstance(value, str) else "names"),
+]
 
 
 class SshSettings(Section):
@@ -31,6 +53,18 @@ class SshSettings(Section):
         description="on a host with more TCP sockets in use, orphaned or in time-wait ss is asked before netstat, "
         "which walks every connection; once ss answered, from half as many on",
     )
+    algorithms: AlgorithmsSetting | None = Field(
+        None,
+        description="what old servers speak, off by default: a section with names, or `legacy` for all of them. "
+        "Set it in the group of these hosts alone: docs/ssh.md",
+    )
+
+    @property
+    def old_algorithms(self) -> OldAlgorithms | None:
+        """What is spoken besides."""
+        if isinstance(self.algorithms, Algorithms):
+            return OldAlgorithms(**dict(self.algorithms))
+        return LEGACY if self.algorithms else None
 
 
 class HostSettings(SshSettings):

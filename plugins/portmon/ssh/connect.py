@@ -9,11 +9,12 @@ import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
 
 from portmon.errors import ConnectionLostError, NegotiationError, ScanError, ScanTimeoutError, SetupError
+from portmon.ssh.algorithms import KINDS, FloodError, remedy
 from portmon.ssh.dial import Link, dial, no_banner
 from portmon.ssh.login import Login
 from portmon.ssh.session import Session, end
 from portmon.ssh.target import Credentials, Options, Target, quoted, software, why
-from portmon.ssh.transport import FloodError, Tap, Transport
+from portmon.ssh.transport import Tap, Transport
 from portmon.ssh.trust import HostKey, Trust
 from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain
@@ -35,7 +36,7 @@ def connect(
     :raises ScanError: of the class that names the failure
     """
     try:
-        login = Login(target, credentials, options.timeout)
+        login = Login(target, credentials, options)
         known = trust.known(target)
     except BaseException:
         if link is not None:
@@ -115,20 +116,13 @@ def _read_hello(head: bytes) -> tuple[bytes, str, Mapping[str, Sequence[str]]]:
     if len(packet) > 22 and packet[5] == 20:
         message = paramiko.Message(packet[22:])
         try:
-            for kind in ("kex", "host key", "ciphers", "ciphers back", "macs"):
+            for kind in ("kex", "host_keys", "ciphers", "ciphers back", "macs"):
                 offers[kind] = [plain(name) for name in message.get_list()]
         except (UnicodeDecodeError, OverflowError):
             offers = {}
     return head[: match.start()], match[0].decode("ascii", "backslashreplace").strip(), offers
 
 
-_KINDS = {
-    "kex": ("key exchange", "KexAlgorithms", "kex"),
-    "host key": ("host key algorithm", "HostKeyAlgorithms", "key_types"),
-    "ciphers": ("cipher", "Ciphers", "ciphers"),
-    "macs": ("MAC", "MACs", "digests"),
-}
-"""By the words of paramiko's error: name for people, directive of sshd_config, field of paramiko's SecurityOptions."""
 _OLD = re.compile("sha1|ssh-rsa$|ssh-dss|cbc|md5|arcfour|^none$|ext-info|kex-strict")
 
 
@@ -136,17 +130,25 @@ def _explain(
     reason: str, server: str, transport: paramiko.Transport, offers: Mapping[str, Sequence[str]]
 ) -> tuple[str, str]:
     """Why there is no algorithm in common, and what to do."""
-    kind = next((kind for kind in _KINDS if kind in reason), None)
+    kind = next((kind for kind in KINDS if kind.replace("_keys", " key") in reason), None)
     if kind is None or not offers.get(kind):
         return f"{server} and this client do not understand each other ({plain(reason, 200)})", ""
-    name, directive, field = _KINDS[kind]
-    if all(_OLD.search(offer) for offer in offers[kind]):
+    name, directive, field = KINDS[kind]
+    security = transport.get_security_options()
+    ours: dict[str, Sequence[str]] = {one: getattr(security, field) for one, (_, _, field) in KINDS.items()}
+    text = f"no {name} in common: {server} offers {plain(', '.join(offers[kind]), 400)}; here there are "
+    if setting := remedy(ours, dict(offers)):
         advice = (
-            "The server is too old: SHA-1 and its contemporaries are not spoken any more (paramiko 5). Update it "
-            "(OpenSSH 7.2, dropbear 2020.79 or later), or give it what it lacks, for instance an ed25519 host key "
-            "(`ssh-keygen -A`). A jump host does not help: this is agreed with the server itself"
+            "The server is too old for what is spoken by default. Update it (OpenSSH 7.2, dropbear 2020.79 or later), "
+            "or give it what it lacks, for instance an ed25519 host key (`ssh-keygen -A`). Else let its group in "
+            f"ssh.groups speak what it speaks: `{setting}` (docs/ssh.md). A jump host does not help: this is agreed "
+            "with the server itself"
+        )
+    elif all(_OLD.search(offer) for offer in offers[kind]):
+        advice = (
+            "The server is too old: it offers nothing that is spoken here, with `algorithms: legacy` either. Update it "
+            "(OpenSSH 7.2, dropbear 2020.79 or later), or give it an ed25519 host key (`ssh-keygen -A`)"
         )
     else:
         advice = f"The server allows too little: let it offer one of ours too ({directive} in sshd_config)"
-    ours = ", ".join(getattr(transport.get_security_options(), field))
-    return f"no {name} in common: {server} offers {plain(', '.join(offers[kind]), 400)}; here there are {ours}", advice
+    return text + ", ".join(getattr(security, field)), advice

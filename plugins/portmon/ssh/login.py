@@ -12,8 +12,11 @@ import paramiko
 from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
-from portmon.ssh.target import Credentials, Target, software, why
+from portmon.ssh.algorithms import signing
+from portmon.ssh.target import Credentials, Options, Target, software, why
 from portmon.text import plain
+
+_OLD_KEYS = "`algorithms: {user_keys: [ssh-rsa]}` in its group of ssh.groups (docs/ssh.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +31,16 @@ class _Key:
 class Login:
     """Offers the keys and the password of the credentials and nothing else.
 
-    :param timeout: seconds for each offer
+    :param options: of the connection: seconds for each offer, and what old servers speak
     :raises SetupError: a key file can't be used
     """
 
-    def __init__(self, target: Target, credentials: Credentials, timeout: float) -> None:
+    def __init__(self, target: Target, credentials: Credentials, options: Options) -> None:
         self._target = target
         self._user = credentials.user
         self._shown_user = repr(plain(credentials.user))
-        self._timeout = timeout
+        self._timeout = options.timeout
+        self._old = options.algorithms
         # None once it unlocked a key file: a host that refuses the key must not see it.
         self._password = credentials.password
         self._key_files = credentials.key_files
@@ -62,7 +66,7 @@ class Login:
         refused: list[_Key | str] = []
         demanded: tuple[str, ...] | None = None
         for key in self._keys:
-            demanded = self._offer(transport, transport.auth_publickey, key.pkey)
+            demanded = self._offer(transport, transport.auth_publickey, signing(key.pkey, self._old))
             if demanded is not None:
                 self._accepted.append(key)
                 break
@@ -97,10 +101,11 @@ class Login:
         )
         remedy = "Check the user's authorized_keys and sshd's AllowUsers"
         extensions: Any = getattr(transport, "server_extensions", {})
-        if any(key.pkey.get_name() == "ssh-rsa" for key in self._keys) and "server-sig-algs" not in extensions:
+        rsa = any(key.pkey.get_name() == "ssh-rsa" for key in self._keys)
+        if rsa and "server-sig-algs" not in extensions and not (self._old and self._old.user_keys):
             remedy += (
-                ". The server does not say that it knows RSA with SHA-2, and SHA-1 is not spoken any more (paramiko "
-                "5): an ed25519 key may help"
+                ". The server does not say that it knows RSA with SHA-2, and SHA-1 is not spoken by default: an "
+                f"ed25519 key may help, or {_OLD_KEYS}"
             )
         return text, remedy
 
@@ -121,9 +126,9 @@ class Login:
             if "pubkey algorithm" in str(error):
                 raise NegotiationError(
                     "the server takes no signature that this client can make with its RSA key: SHA-1 is not spoken "
-                    "any more (paramiko 5)",
+                    "by default",
                     host=self._target.shown,
-                    remedy="Use an ed25519 key, or update the server",
+                    remedy=f"Use an ed25519 key, or a newer server; or {_OLD_KEYS}",
                 ) from error
             if transport.is_active() and time.monotonic() - started >= self._timeout:
                 raise ScanTimeoutError(

@@ -11,9 +11,10 @@ import paramiko
 from paramiko.ssh_exception import ChannelException
 
 from portmon.errors import AnswerError, ConnectionLostError, ScanTimeoutError
+from portmon.ssh.algorithms import FloodError
 from portmon.ssh.dial import Link
 from portmon.ssh.target import Target, quoted, why
-from portmon.ssh.transport import ALLOWANCE, FloodError, Transport
+from portmon.ssh.transport import ALLOWANCE, Transport
 from portmon.ssh.trust import HostKey
 from portmon.ssh.watchdog import WATCHDOG
 from portmon.text import plain

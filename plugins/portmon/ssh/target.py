@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import paramiko
 
 from portmon.errors import ResolveError
+from portmon.ssh.names import OldAlgorithms
 from portmon.text import plain
 
 KeyFiles = MutableMapping[tuple[str, str | None], tuple[paramiko.PKey, bool]]
@@ -69,6 +70,7 @@ class Options:
     :param timeout: seconds for TCP, for banner and key exchange, and for authentication, each
     :param proxy_command: connect through this command instead of TCP; ``%h``, ``%p``, ``%r`` and ``%%`` are
         replaced; run without a shell
+    :param algorithms: what old servers speak
     :param compress: ask the server for compression: more memory and CPU here for less on the line
     """
 
@@ -77,6 +79,7 @@ class Options:
     ciphers: Sequence[str] | None = None
     disabled_algorithms: Mapping[str, Sequence[str]] | None = None
     proxy_command: str | None = None
+    algorithms: OldAlgorithms | None = None
 
 
 def why(error: BaseException) -> str:

@@ -17,9 +17,9 @@ import paramiko
 from paramiko.channel import Channel
 from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_KEXINIT
 from paramiko.compress import ZlibCompressor
-from paramiko.kex_gex import KexGexSHA256
 from paramiko.packet import Packetizer as PlainPacketizer
 
+from portmon.ssh.algorithms import FloodError, Gex, allow
 from portmon.ssh.target import Options
 from portmon.ssh.trust import KnownKeys
 
@@ -38,8 +38,6 @@ MAX_PACKET = 256 * 1024
 MAX_KEX_PACKET = 35_000
 """Bytes of a packet of the key exchange: as many as RFC 4253 demands (section 6.1). paramiko reads a number in
 quadratic time, 3.7 s for one of 256 KiB."""
-MAX_GROUP = 4096
-"""Bits of a Diffie-Hellman group that the host chooses. One of 8,192 holds all threads for a second, twice."""
 MAX_EXCHANGES = 20
 """Key exchanges of one connection."""
 MAX_EXTENSIONS = 1000
@@ -56,10 +54,6 @@ if _paramiko_log.level == logging.NOTSET:
 # Of names that its type stubs leave out.
 _PLAIN: Any = paramiko.Transport
 _CHANNEL: Any = Channel
-
-
-class FloodError(paramiko.SSHException):
-    """A host sends too much. The message goes on after "the server"."""
 
 
 class Tap:
@@ -181,18 +175,6 @@ class Inflate:
         return found
 
 
-class _Gex(KexGexSHA256):
-    """A key exchange in a group that the host chooses."""
-
-    max_bits = MAX_GROUP
-
-    def _parse_kexdh_gex_group(self, m: paramiko.Message) -> None:
-        bits = paramiko.Message(m.get_remainder()).get_mpint().bit_length()
-        if bits > MAX_GROUP:
-            raise FloodError(f"chose a Diffie-Hellman group of {bits:,} bits; the limit is {MAX_GROUP:,}")
-        super()._parse_kexdh_gex_group(m)  # type: ignore[misc]
-
-
 def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, Any], None]:
     """Refuse data of a channel beyond the window that the host was given: paramiko keeps it all, also for a channel
     that is closed.
@@ -214,7 +196,7 @@ class Transport(paramiko.Transport):
         "zlib@openssh.com": (ZlibCompressor, Inflate),
         "zlib": (ZlibCompressor, Inflate),
     }
-    _kex_info: ClassVar[dict[str, Any]] = {**_PLAIN._kex_info, KexGexSHA256.name: _Gex}
+    _kex_info: ClassVar[dict[str, Any]] = {**_PLAIN._kex_info, Gex.name: Gex}
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **_PLAIN._channel_handler_table,
         MSG_CHANNEL_DATA: _within_window(_CHANNEL._feed),
@@ -222,7 +204,12 @@ class Transport(paramiko.Transport):
     }
 
     # Those that authenticate by themselves first: paramiko computes the MAC of the others byte by byte.
-    _preferred_ciphers: ClassVar[Any] = tuple(sorted(_PLAIN._preferred_ciphers, key=lambda name: "gcm" not in name))
+    _preferred_ciphers: ClassVar[Any] = tuple(
+        sorted((name for name in _PLAIN._preferred_ciphers if "cbc" not in name), key=lambda name: "gcm" not in name)
+    )
+    _preferred_macs: ClassVar[Any] = tuple(
+        name for name in _PLAIN._preferred_macs if "md5" not in name and not name.endswith("-96")
+    )
 
     packetizer: Packetizer
 
@@ -235,6 +222,9 @@ class Transport(paramiko.Transport):
         self.clear_to_send_timeout = options.timeout
         self._exchanges = 0
         security = self.get_security_options()
+        self._old = options.algorithms
+        if self._old is not None:
+            allow(self, self._old)
         if options.ciphers:
             security.ciphers = tuple(options.ciphers)
         types = {key.type for key in known.keys}
@@ -242,6 +232,23 @@ class Transport(paramiko.Transport):
             # RSA keys have two algorithms.
             types |= {"rsa-sha2-256", "rsa-sha2-512"}
         security.key_types = tuple(sorted(security.key_types, key=lambda name: name not in types))
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        """Algorithms of host keys, certificates after bare keys."""
+        known: Any = self._key_info  # type: ignore[attr-defined]
+        return tuple(name for name in super().preferred_keys if name in known)
+
+    @property
+    def preferred_pubkeys(self) -> tuple[str, ...]:
+        """Algorithms by which the user's key may sign."""
+        names = tuple(super().preferred_pubkeys)
+        if self._old is None or not self._old.user_keys:
+            return names
+        # A server that does not say what it takes is one of before RFC 8332, as a rule.
+        extensions: Any = self.server_extensions  # type: ignore[attr-defined]
+        old = self._old.user_keys
+        return (*names, *old) if "server-sig-algs" in extensions else (*old, *names)
 
     def start_client(self, event: threading.Event | None = None, timeout: float | None = None) -> None:
         """Agree on keys.
