@@ -35,6 +35,7 @@ from portmon.errors import (
 from portmon.model.host import Host
 from portmon.ssh.config import Ssh
 from portmon.ssh.trust import HostKey
+from tests.worlds.authority import Authority
 from tests.worlds.sshd import (
     Keys,
     banner_only,
@@ -850,3 +851,14 @@ def test_how_many_round_trips_a_look_costs(make_hook: Any, tmp_path: Path) -> No
         trips = (slow - quick) / (2 * delay)
     # docs/operations.md says seven. The first of them, for TCP itself, is not on this line.
     assert 4 < trips < 9
+
+
+@pytest.mark.slow
+@needs_sshd
+@pytest.mark.parametrize("where", ["private_key", "key_file"])
+def test_openssh_takes_the_certificate_of_the_connection(make_hook: Any, tmp_path: Path, where: str) -> None:
+    authority, key = Authority(tmp_path / "authority"), make_key(tmp_path / "key")
+    with openssh(tmp_path / "sshd", config=f"TrustedUserCAKeys {authority.public}") as server:
+        text = authority.sign(key, server.user).rename(tmp_path / "elsewhere").read_text()
+        extra = {where: key.read_text() if where == "private_key" else str(key), "certificate": text}
+        assert "certificate 'id of key'" in make_hook(server.port, login=server.user, extra=extra).login().method

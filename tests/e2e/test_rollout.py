@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from portmon.api.server_setup import Account, removal_script, setup_script
+from portmon.errors import AuthenticationError
 from portmon.model.observation import Observation, Outcome
 from portmon.scan.answer import Recorder
 from portmon.scan.host import Expected, HostScan
@@ -22,6 +23,7 @@ from portmon.ssh.config import HostSettings
 from portmon.ssh.connect import connect
 from portmon.ssh.trust import Trust
 from tests.worlds import lab
+from tests.worlds.authority import Authority
 from tests.worlds.sshd import Keys, make_key
 from tests.worlds.target import RollOutTarget, client_options
 
@@ -313,6 +315,22 @@ def test_wrong_values_change_nothing(
     before = pair[0].state()
     Ansible(pair[0], tmp_path)(code=2, **{"portmon_target_keys": [public(key)], **wrong})
     assert pair[0].state() == before
+
+
+def test_who_has_a_certificate_of_the_authority_logs_in(pair: list[RollOutTarget], tmp_path: Path) -> None:
+    host, authority, key = pair[1], Authority(tmp_path / "authority"), make_key(tmp_path / "key")
+    account = Account(keys=(authority.public.read_text(),), authority=True)
+    try:
+        host.as_root("sh", given=setup_script(account))
+        assert "Permission denied" in host.ssh("portmon", key).stderr
+        authority.sign(key, "another")
+        with pytest.raises(AuthenticationError, match="is for another"):
+            look(host, key)
+        authority.sign(key, "portmon")
+        assert_complete(look(host, key), programs=False)
+        assert host.ssh("portmon", key, "id").stdout.startswith("\n@@")
+    finally:
+        host.as_root("sh", given=removal_script(Account()))
 
 
 def test_a_host_whose_sshd_does_without_pam(key: Path) -> None:

@@ -43,6 +43,7 @@ NOT_RUN = {
         "airflow backfill create": "needs a scheduler: tests/e2e/test_replay.py has one",
         'echo "UPDATE backfill': "is for a database with a backfill; a test of it is below",
     },
+    "ssh.md": {"ssh-keygen -s": "needs an authority: tests/ssh/test_certificates.py has one"},
     "page.md": {"curl": "needs the page and a token"},
     "security.md": {
         "useradd": "needs root on a server",

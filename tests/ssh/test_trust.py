@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def key(number: int, kind: str = "ssh-ed25519") -> HostKey:
     return HostKey(kind, f"AAAA{number:04d}")
 
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WEB = Target("web01", "web01.example", 22)
 HIGH = Target("web01", "web01.example", 2222)
 
@@ -176,7 +178,7 @@ def comparisons(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str], target: T
         patch.setattr(hmac, "digest", counted(hmac.digest))
         patch.setattr(fnmatch, "fnmatchcase", counted(fnmatch.fnmatchcase))
         trust = Trust(strict=False, known_hosts=known, store=Store())
-        trust.check(target, trust.known(target), key(7))
+        trust.check(target, trust.known(target), key(7), now=NOW)
     return made[0]
 
 
@@ -211,7 +213,7 @@ class Store:
 
 
 def check(trust: Trust, shown: HostKey) -> str:
-    return trust.check(WEB, trust.known(WEB), shown)
+    return trust.check(WEB, trust.known(WEB), shown, now=NOW)
 
 
 def test_pinned_before_known_hosts_before_store_before_first_use() -> None:

@@ -56,6 +56,8 @@ class HostSSHHook(SSHHook):
     ``host_proxy_cmd``
         a command to connect through (a jump host), with ``%h``, ``%p`` and ``%r``, run without a shell:
         ``ssh -W [%h]:%p bastion``
+    ``certificate``
+        SSH certificate of the key, as in a file ``-cert.pub``. One in that file beside ``key_file`` is used without
     ``compress``
         compress what goes over the line. Off unless it is ``true``, other than in SSHHook: an answer is a few KiB, and
         each connection would hold zlib's window and buffers
@@ -181,6 +183,7 @@ class HostSSHHook(SSHHook):
             password=self.password.strip() if self.password else None,
             look_for_keys=self._is_on("look_for_keys"),
             allow_agent=self._is_on("allow_agent"),
+            certificate=self._extra.get("certificate") or None,
             key_files=self._shared.key_files,
         )
 

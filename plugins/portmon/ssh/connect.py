@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import paramiko
 from paramiko.ssh_exception import IncompatiblePeer
@@ -54,7 +56,10 @@ def connect(
             transport.start_client(timeout=options.timeout)
             key = transport.get_remote_server_key()
             shown = HostKey(key.get_name(), key.get_base64())
-            trusted = trust.check(target, known, shown)
+            # A certificate, if the server showed one.
+            blob = key.public_blob
+            certificate = f"{blob.key_type} {base64.b64encode(blob.key_blob).decode()}" if blob else None
+            trusted = trust.check(target, known, shown, certificate, now=datetime.now(UTC))
             login.authenticate(transport)
     except BaseException as error:
         said = end(transport, link)

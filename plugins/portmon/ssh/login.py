@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,11 @@ import paramiko
 from paramiko.ssh_exception import BadAuthenticationType
 
 from portmon.errors import AuthenticationError, ConnectionLostError, NegotiationError, ScanTimeoutError, SetupError
+from portmon.ssh import certificates
 from portmon.ssh.algorithms import signing
+from portmon.ssh.certificates import Certificate
 from portmon.ssh.target import Credentials, Options, Target, software, why
+from portmon.ssh.trust import HostKey
 from portmon.text import plain
 
 _OLD_KEYS = "`algorithms: {user_keys: [ssh-rsa]}` in its group of ssh.groups (docs/ssh.md)"
@@ -23,9 +29,11 @@ _OLD_KEYS = "`algorithms: {user_keys: [ssh-rsa]}` in its group of ssh.groups (do
 class _Key:
     pkey: paramiko.PKey
     origin: str
+    certificate: Certificate | None = None
 
     def __str__(self) -> str:
-        return f"key {self.pkey.get_name()} {self.pkey.fingerprint} ({self.origin})"
+        by = f"{self.certificate} of " if self.certificate else ""
+        return f"{by}key {self.pkey.get_name()} {self.pkey.fingerprint} ({self.origin})"
 
 
 class Login:
@@ -100,6 +108,14 @@ class Login:
             "not try again, so that it locks no account"
         )
         remedy = "Check the user's authorized_keys and sshd's AllowUsers"
+        for key in self._keys:
+            if key.certificate is not None:
+                names = plain(", ".join(key.certificate.principals), 200) or "all users"
+                remedy = (
+                    f"The certificate is for {names}: check that the user is one of them, and that the server trusts "
+                    f"its authority {HostKey(*key.certificate.signer)} (TrustedUserCAKeys, or cert-authority in "
+                    "authorized_keys), and has not revoked it"
+                )
         extensions: Any = getattr(transport, "server_extensions", {})
         rsa = any(key.pkey.get_name() == "ssh-rsa" for key in self._keys)
         if rsa and "server-sig-algs" not in extensions and not (self._old and self._old.user_keys):
@@ -152,9 +168,9 @@ class Login:
 
     def _load(self, credentials: Credentials) -> Iterator[_Key]:
         if credentials.pkey is not None:
-            yield _Key(credentials.pkey, "private_key of the connection")
+            yield self._certified(_Key(credentials.pkey, "private_key of the connection"), credentials.certificate)
         elif credentials.key_file:
-            yield self._read(credentials.key_file)
+            yield self._certified(self._read(credentials.key_file), credentials.certificate)
         if credentials.look_for_keys:
             for kind in ("ed25519", "ecdsa", "rsa"):
                 path = Path(f"~/.ssh/id_{kind}").expanduser()
@@ -163,6 +179,39 @@ class Login:
         if credentials.allow_agent:
             for key in paramiko.Agent().get_keys():
                 yield _Key(key, "agent")
+
+    def _certified(self, key: _Key, text: str | None) -> _Key:
+        """The key with the certificate in a text, or with its own if it has one.
+
+        :raises SetupError: the certificate can't be used
+        """
+        pkey, origin, host = key.pkey, "certificate of the connection", self._target.shown
+        if text is None:
+            blob = pkey.public_blob
+            if blob is None or "-cert-" not in blob.key_type:
+                return key
+            text, origin = f"{blob.key_type} {base64.b64encode(blob.key_blob).decode()}", f"{key.origin}-cert.pub"
+        found = self._read_certificate(text, origin)
+        problem = found.problem(datetime.now(UTC))
+        if found.key != (pkey.get_name(), pkey.get_base64()):
+            problem = f"it is of another key than that in {key.origin}"
+        if problem is not None:
+            raise SetupError(
+                f"the {found} ({origin}) is of no use: {problem}. No login was tried",
+                host=host,
+                remedy="Let the authority sign a new one",
+            )
+        if origin != f"{key.origin}-cert.pub":
+            # Not the key that other logins of the task share.
+            pkey = copy.copy(pkey)
+            pkey.load_certificate(text)
+        return _Key(pkey, key.origin, found)
+
+    def _read_certificate(self, text: str, origin: str) -> Certificate:
+        try:
+            return certificates.read(text)
+        except ValueError as error:
+            raise SetupError(f"{origin} is no SSH certificate: {error}", host=self._target.shown) from error
 
     def _read(self, name: str) -> _Key:
         """The key in a file; the password is used up if it unlocks it."""
@@ -176,6 +225,10 @@ class Login:
 
     def _open(self, name: str) -> tuple[paramiko.PKey, bool]:
         path, host = Path(name).expanduser(), self._target.shown
+        beside = path.with_name(f"{path.name}-cert.pub")
+        if beside.is_file():
+            # paramiko reads it with the key, and takes a failure for one of the key.
+            self._read_certificate(beside.read_text("utf-8", "replace"), str(beside))
         try:
             return paramiko.PKey.from_path(path), False
         except OSError as error:

@@ -51,6 +51,7 @@ class Credentials:
     :param password: for the login; or for the key file, if it needs one, and then for nothing else
     :param look_for_keys: offer ``~/.ssh/id_*`` as well
     :param allow_agent: offer the agent's keys as well
+    :param certificate: of the key, as in a file ``-cert.pub``; one in that file beside ``key_file`` is found without
     :param key_files: read by earlier logins of the task: path and password to key, and whether the password unlocked it
     """
 
@@ -60,6 +61,7 @@ class Credentials:
     password: str | None = field(default=None, repr=False)
     look_for_keys: bool = False
     allow_agent: bool = False
+    certificate: str | None = None
     key_files: KeyFiles = field(default_factory=dict, repr=False, compare=False)
 
 

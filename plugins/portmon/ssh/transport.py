@@ -221,6 +221,7 @@ class Transport(paramiko.Transport):
         # A send waits this long for the end of a key exchange that the host began.
         self.clear_to_send_timeout = options.timeout
         self._exchanges = 0
+        self._wants_certificate = bool(known.authorities)
         security = self.get_security_options()
         self._old = options.algorithms
         if self._old is not None:
@@ -235,9 +236,10 @@ class Transport(paramiko.Transport):
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
-        """Algorithms of host keys, certificates after bare keys."""
+        """Algorithms of host keys; certificates come before bare keys if an authority is trusted for the host."""
         known: Any = self._key_info  # type: ignore[attr-defined]
-        return tuple(name for name in super().preferred_keys if name in known)
+        names = tuple(name for name in super().preferred_keys if name in known)
+        return tuple(sorted(names, key=lambda name: "-cert-" not in name)) if self._wants_certificate else names
 
     @property
     def preferred_pubkeys(self) -> tuple[str, ...]:

@@ -10,14 +10,17 @@ import hmac
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from portmon.errors import HostKeyChangedError, HostKeyError
+from portmon.ssh import certificates
 from portmon.ssh.target import Target
 
 SALT_SIZE = 20
 """Bytes of a hashed name's salt: as many as SHA-1 has."""
+AUTHORITY = "@cert-authority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class HostKeyStore(Protocol):
 
 
 class KnownHosts:
-    """A ``known_hosts`` file: plain, hashed and wildcard names, ``@revoked`` keys.
+    """A ``known_hosts`` file: plain, hashed and wildcard names, ``@revoked`` keys, and authorities of certificates.
 
     paramiko's reader knows neither wildcards nor markers, and one key per type only. A worker's file may have thousands
     of lines: those of plain names are found by name, and a login goes through the others once. Lines that OpenSSH would
@@ -63,6 +66,7 @@ class KnownHosts:
         self._by_name: dict[str, list[int]] = {}
         self._hashed: list[tuple[bytes, bytes, int]] = []
         self._patterns: list[tuple[Sequence[str], int]] = []
+        self._has_authorities = False
         for line in lines:
             if entry := _entry(line):
                 self._add(*entry)
@@ -77,15 +81,26 @@ class KnownHosts:
         names = [target.endpoint.lower()]
         if target.port == 22:
             names.append(target.address.lower())
+        lines = self._about(names)
+        return [key for marker, key in lines if not marker], [key for marker, key in lines if marker == "@revoked"]
+
+    def authorities(self, target: Target) -> list[HostKey]:
+        """The authorities whose certificates are trusted for a target; as in OpenSSH without the port as well."""
+        if not self._has_authorities:
+            return []
+        lines = self._about([target.endpoint.lower(), target.address.lower()])
+        return [key for marker, key in lines if marker == AUTHORITY]
+
+    def _about(self, names: Sequence[str]) -> list[tuple[str, HostKey]]:
         found = {number for name in names for number in self._by_name.get(name, ())}
         found |= {number for patterns, number in self._patterns if any(_matches(name, patterns) for name in names)}
         if self._hashed:
             for name in (name.encode() for name in names):
                 found |= {number for salt, digest, number in self._hashed if hmac.digest(salt, name, "sha1") == digest}
-        lines = [self._lines[number] for number in sorted(found)]
-        return [key for marker, key in lines if not marker], [key for marker, key in lines if marker == "@revoked"]
+        return [self._lines[number] for number in sorted(found)]
 
     def _add(self, marker: str, names: Sequence[str], key: HostKey) -> None:
+        self._has_authorities |= marker == AUTHORITY
         number = len(self._lines)
         self._lines.append((marker, key))
         if any(name.startswith("!") for name in names):
@@ -144,11 +159,13 @@ class KnownKeys:
     """The keys that one target may show, and those that it must not.
 
     :param source: of ``keys``: ``connection``, ``known_hosts`` or ``first use``; empty without any
+    :param authorities: whose certificates are trusted
     """
 
     keys: Sequence[HostKey] = ()
     source: str = ""
     revoked: Sequence[HostKey] = ()
+    authorities: Sequence[HostKey] = ()
 
 
 @dataclass(slots=True)
@@ -158,6 +175,9 @@ class Trust:
 
     A host that shows a key of a type it was not known by is *changed*, not new: an attacker in the middle would
     otherwise only need to offer another type. A host that merely gained a type is asked for the old one.
+
+    For a host of which known_hosts has a ``@cert-authority``, a certificate of that authority is trusted, and no first
+    key: an attacker would otherwise only need to offer no certificate.
 
     :param strict: trust no first key, neither a new nor a stored one
     :param pinned: from ``host_key`` of the connection ``pinned_by``
@@ -176,21 +196,29 @@ class Trust:
         keys, revoked = self.known_hosts.find(target) if self.known_hosts else ([], [])
         if self.pinned:
             return KnownKeys([self.pinned], "connection", revoked)
+        authorities = self.known_hosts.authorities(target) if self.known_hosts else []
         if keys:
-            return KnownKeys(keys, "known_hosts", revoked)
+            return KnownKeys(keys, "known_hosts", revoked, authorities)
         if not self.strict and self.store and (stored := self.store.get(target.endpoint)):
-            return KnownKeys(stored, "first use", revoked)
-        return KnownKeys(revoked=revoked)
+            return KnownKeys(stored, "first use", revoked, authorities)
+        return KnownKeys(revoked=revoked, authorities=authorities)
 
-    def check(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
+    def check(
+        self, target: Target, known: KnownKeys, shown: HostKey, certificate: str | None = None, *, now: datetime
+    ) -> str:
         """Decide about the key that a host proved to have.
 
+        :param certificate: that the host showed with it, as in a file ``-cert.pub``
         :returns: why it is trusted, for the log
         :raises HostKeyError: it is unknown or revoked
         :raises HostKeyChangedError: others are known
         """
         if shown in known.revoked:
             raise HostKeyError(f"the host key {shown} is marked @revoked in {self.known_hosts_path}", host=target.shown)
+        if known.authorities and certificate is not None:
+            by = self._check_certificate(target, known, certificate, now)
+            if by is not None:
+                return by
         if shown in known.keys:
             reasons = {"connection": f"host_key of connection {self.pinned_by!r}", "first use": "known since first use"}
             return reasons.get(known.source, known.source)
@@ -204,6 +232,15 @@ class Trust:
                 remedy=f"Was the host reinstalled? Then: {self._remedy(target, known, shown)}. If it was not, an "
                 "attacker may answer in its place",
             )
+        if known.authorities:
+            names = " and ".join(map(str, known.authorities))
+            raise HostKeyError(
+                f"the host key {shown} comes without a certificate of {names}, the authority that "
+                f"{self.known_hosts_path} names for this host",
+                host=target.shown,
+                remedy="Give the host one (HostCertificate in sshd_config), or compare its key on the host and add it: "
+                f"{self._keyscan(target, shown)}",
+            )
         if self.strict or not self.store:
             raise HostKeyError(
                 f"unknown host key {shown}, and only known keys are trusted here (host_keys: strict)",
@@ -215,6 +252,30 @@ class Trust:
         # attacker in the middle can let any login succeed.
         self.store.remember(target.endpoint, shown)
         return "first use, trusted from now on"
+
+    def _check_certificate(self, target: Target, known: KnownKeys, text: str, now: datetime) -> str | None:
+        """Why a certificate is trusted; None if another authority signed it.
+
+        :raises HostKeyError: an authority that is trusted signed it, and it can't be used
+        """
+        try:
+            found = certificates.read(text)
+        except ValueError as error:
+            raise HostKeyError(f"the server's certificate is of no use: {error}", host=target.shown) from error
+        signer = HostKey(*found.signer)
+        if signer in known.revoked:
+            problem: str | None = f"its authority {signer} is marked @revoked in {self.known_hosts_path}"
+        elif signer not in known.authorities:
+            return None
+        else:
+            problem = found.forged() or found.problem(now, host=target.address)
+        if problem is not None:
+            raise HostKeyError(
+                f"the host's {found} is of no use: {problem}. No login was tried",
+                host=target.shown,
+                remedy="Look at it on the host: `ssh-keygen -Lf` and the file of HostCertificate in sshd_config",
+            )
+        return f"{found} of authority {signer}"
 
     def _remedy(self, target: Target, known: KnownKeys, shown: HostKey) -> str:
         if known.source == "connection":
