@@ -21,6 +21,7 @@
     │   ├── NoRouteError         no route, network or host unreachable
     │   ├── ScanTimeoutError     connect, login or command took too long
     │   ├── ConnectionLostError  the other end hung up; a bastion's MaxStartups looks like this
+    │   ├── JumpError            a jump host on the way failed
     │   ├── NegotiationError     no algorithm in common (an old sshd that speaks only SHA-1)
     │   ├── HostKeyError         the host key is not trusted
     │   │   └── HostKeyChangedError  ... and differs from the one known before
@@ -139,7 +140,7 @@ class ScanError(PortmonError):
 
     error_class: ClassVar[str] = "error"
     """Name that is stored with the observation and never changes."""
-    retry: ClassVar[bool] = True
+    retry: bool = True
     """Whether a second try, seconds later, can help. False where it could lock an account."""
 
     def __init__(self, message: str, *, host: str, remedy: str = "") -> None:
@@ -183,6 +184,19 @@ class ConnectionLostError(ScanError):
     """The connection ended before the answer was complete."""
 
     error_class = "connection_lost"
+
+
+class JumpError(ScanError):
+    """A jump host on the way to the host failed, or forbids the way.
+
+    :param retry: as of the jump host's own error
+    """
+
+    error_class = "jump_host"
+
+    def __init__(self, message: str, *, host: str, remedy: str = "", retry: bool = True) -> None:
+        super().__init__(message, host=host, remedy=remedy)
+        self.retry = retry
 
 
 class NegotiationError(ScanError):

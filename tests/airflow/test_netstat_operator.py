@@ -24,7 +24,7 @@ from portmon.airflow.operators.netstat import NetstatOperator
 from portmon.airflow.operators.store import MAP_INDEX_TEMPLATE
 from portmon.airflow.ssh_hook import HostSSHHook
 from portmon.config import parse_config
-from portmon.errors import AnswerError, RefusedError, ScanTimeoutError
+from portmon.errors import AnswerError, JumpError, RefusedError, ScanTimeoutError
 from portmon.model.observation import Observation, Outcome
 from portmon.scan import answer as scan
 from portmon.storage import archive, host_keys
@@ -648,3 +648,31 @@ def test_dropbear_with_a_noisy_shell(make: Any, tmp_path: Path, stored: Any) -> 
         (server.home / ".bashrc").write_text(NOISE)
         make(server.port, login=server.user, key=server.user_key).execute(context())
         assert server.port in ports_of(stored()[0])
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_a_look_through_a_jump_host(
+    make: Any,
+    server: PythonServer,
+    netstat: FakeNetstat,
+    stored: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
+) -> None:
+    netstat.prints(listing(22, 443))
+    with openssh(tmp_path / "sshd") as bastion:
+        values = {"host": "127.0.0.1", "port": bastion.port, "login": bastion.user}
+        connection = {"conn_type": "ssh", **values, "extra": {"key_file": str(bastion.user_key)}}
+        monkeypatch.setenv("AIRFLOW_CONN_SSH_BASTION", json.dumps(connection))
+        make(server.port, jump=["ssh_bastion"]).execute(context())
+    [observation] = stored()
+    assert ports_of(observation) == [22, 443]
+    with database.begin() as conn:
+        endpoints = {key.endpoint for key in host_keys.list_all(conn)}
+    assert endpoints == {f"[127.0.0.1]:{bastion.port}", f"[127.0.0.1]:{server.port}"}
+    # It is gone: the host has no evidence, and the task is tried again.
+    with pytest.raises(JumpError, match=r"jump host 1 of 1, ssh_bastion \(127.0.0.1\): nothing listens"):
+        make(server.port, jump=["ssh_bastion"]).execute(context(**LAST_TRY))
+    assert [one.error_class for one in stored()] == [None, "jump_host"]

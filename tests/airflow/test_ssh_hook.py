@@ -25,6 +25,7 @@ from portmon.errors import (
     ConnectionLostError,
     HostKeyChangedError,
     HostKeyError,
+    JumpError,
     NegotiationError,
     NoRouteError,
     RefusedError,
@@ -710,6 +711,80 @@ def test_proxy_command_that_fails_tells_why(make_hook: Any, user_key: Path) -> N
 def test_proxy_command_that_does_not_exist(make_hook: Any, user_key: Path) -> None:
     with pytest.raises(SetupError, match="proxy command can't be started"):
         make_hook(22, extra=with_key(user_key, host_proxy_cmd="/nowhere/proxy %h")).login()
+
+
+# ── through jump hosts ──────────────────────────────────────────────────────────────────────────
+
+
+def jump_host(monkeypatch: pytest.MonkeyPatch, name: str, server: Any = None, **values: Any) -> None:
+    """An Airflow connection of a jump host."""
+    given = (
+        {"host": "127.0.0.1", "port": server.port, "login": server.user, "extra": with_key(server.user_key)}
+        if server
+        else {}
+    )
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "ssh", **given, **values}))
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_two_jump_hosts_with_connections_of_their_own(
+    make_hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        openssh(tmp_path / "web") as web,
+        openssh(tmp_path / "second", config=f"PermitOpen 127.0.0.1:{web.port}") as second,
+        openssh(tmp_path / "first", config=f"PermitOpen 127.0.0.1:{second.port}") as first,
+    ):
+        for name, server in (("ssh_first", first), ("ssh_second", second)):
+            jump_host(monkeypatch, name, server)
+        store = Keys()
+        given = {"login": web.user, "extra": with_key(web.user_key), "store": store}
+        hook = make_hook(web.port, jump=("ssh_first", "ssh_second"), **given)
+        assert hook.lane == "jump host ssh_first"
+        assert hook.login().run("echo through", deadline=10, max_output=LIMIT).stdout == b"through\n"
+        assert (
+            set(hook.endpoints)
+            == {f"[127.0.0.1]:{server.port}" for server in (web, second, first)}
+            == store.known.keys()
+        )
+        assert [server.logins() for server in (first, second, web)] == [1, 1, 1]
+        with pytest.raises(JumpError, match=r"^web01 .*: ssh_first .* forbids connections to") as caught:
+            make_hook(web.port, jump=("ssh_first",), **given).login()
+        assert caught.value.retry
+        # Keys of jump hosts are checked as those of hosts.
+        with pytest.raises(JumpError, match=r"jump host 1 of 1, ssh_first .*: unknown host key"):
+            make_hook(web.port, jump=("ssh_first",), host_keys="strict", **given).login()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "jump host 1 of 1: SSH connection 'ssh_first': The conn_id `ssh_first` isn't defined"),
+        ({}, "jump host 1 of 1: connection 'ssh_first' has no host, the jump host's address"),
+        ({"host": "a b"}, "jump host 1 of 1: 'a b' is no host name"),
+        ({"host": "bastion", "extra": {"private_key": "rubbish"}}, "jump host 1 of 1: SSH connection 'ssh_first'"),
+    ],
+)
+def test_unusable_connection_of_a_jump_host(
+    make_hook: Any, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any] | None, message: str
+) -> None:
+    if values is not None:
+        jump_host(monkeypatch, "ssh_first", **values)
+    with pytest.raises(JumpError, match=message) as caught:
+        make_hook(22, jump=("ssh_first",))
+    assert caught.value.error_class == "jump_host"
+
+
+def test_jump_hosts_or_a_proxy_command(make_hook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jump_host(monkeypatch, "ssh_first", host="first", extra={"host_proxy_cmd": "connect %h"})
+    with pytest.raises(SetupError, match="give one"):
+        make_hook(22, jump=("ssh_first",), extra={"host_proxy_cmd": "connect %h"})
+    assert make_hook(22, jump=("ssh_first",)).lane == "jump host ssh_first"
+    with pytest.raises(
+        JumpError, match="jump host 2 of 2: connection 'ssh_first' has a host_proxy_cmd: only the first"
+    ):
+        make_hook(22, jump=("ssh_first", "ssh_first"))
 
 
 # ── real servers ────────────────────────────────────────────────────────────────────────────────

@@ -35,7 +35,7 @@ from portmon.storage import archive, contents, decisions, host_keys, hosts, inve
 from portmon.storage.database import Database
 from tests.worlds.archived import seen, with_frames
 from tests.worlds.netstat import HOSTILE, FakeNetstat, listing
-from tests.worlds.sshd import PythonServer, bombing, free_port, python_server, silent, tcp_server
+from tests.worlds.sshd import PythonServer, bombing, free_port, needs_sshd, openssh, python_server, silent, tcp_server
 from tests.worlds.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -539,6 +539,42 @@ def test_logins_through_one_bastion_are_few(
     (item,) = plan_sweep(scene.database, scene.parsed(), RUN, scene.digest, proxy_of=lambda _: command)
     assert SweepOperator(task_id="sweep", batch=item).execute(scene.context(RUN))["ok"] == 8
     assert most[0] == 2
+
+
+@pytest.mark.slow
+@needs_sshd
+@pytest.mark.parametrize(("per_proxy", "all_of_them"), [(2, True), (16, False)])
+def test_a_bastion_is_not_stormed(
+    scene: Scene, server: PythonServer, tmp_path: Path, per_proxy: int, all_of_them: bool
+) -> None:
+    with openssh(tmp_path / "sshd", config="MaxStartups 2:100:2") as bastion:
+        extra = {"key_file": str(bastion.user_key)}
+        connection = {
+            "conn_type": "ssh",
+            "host": "127.0.0.1",
+            "port": bastion.port,
+            "login": bastion.user,
+            "extra": extra,
+        }
+        scene.monkeypatch.setenv("AIRFLOW_CONN_SSH_BASTION", json.dumps(connection))
+        scene.config["ssh"] |= {
+            "jump": "ssh_bastion",
+            "max_logins": 16,
+            "per_proxy": per_proxy,
+            "connect_timeout": "10s",
+        }
+        found = scene.sweep([at(server.port, number) for number in range(24)])
+        assert (found["ok"] == 24) == all_of_them, bastion.said()
+        assert ("drop connection" not in bastion.said()) == all_of_them
+        errors = {(one.error_class, one.error) for one in scene.stored().values() if one.outcome is not Outcome.OK}
+        assert {name for name, _ in errors} == (set() if all_of_them else {"jump_host"})
+        assert all("jump host 1 of 1, ssh_bastion (127.0.0.1)" in (error or "") for _, error in errors)
+        # What was trusted on first use is kept, of the bastion too.
+        with scene.database.begin() as conn:
+            assert {key.endpoint for key in host_keys.list_all(conn)} == {
+                f"[127.0.0.1]:{bastion.port}",
+                f"[127.0.0.1]:{server.port}",
+            }
 
 
 # ── answers that are known ──────────────────────────────────────────────────────────────────────

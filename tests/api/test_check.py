@@ -81,7 +81,7 @@ alerts: {repeat_every: 0s, outage_label: site, channels: []}
     assert described(text) == [
         "hosts from     /etc/portmon/hosts.csv",
         "pruning        data kept 1d, refused above 20%; stale after 1h",
-        "logins         16 at a time, connection ssh_default, host keys accept-new",
+        "logins         16 at a time, host keys accept-new, connection ssh_default",
         "  group db: host db* -> connection other",
         "rules          1, first match wins",
         "  portmon.yaml:3: rules[0]: deny port 25  # mail",

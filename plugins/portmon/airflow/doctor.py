@@ -303,6 +303,9 @@ class _Patient:
                 yield PROBLEM, f"{one.section}: there is no Airflow connection {one.id!r}", one.add
             else:
                 yield OK, f"{one.section}: {one.id}", ""
+                if one.jump and not found.host:
+                    text = f"{one.section}: connection {one.id!r} of a jump host has no host"
+                    yield PROBLEM, text, "write the jump host's address there"
                 if one.kind == "ssh":
                     yield from _key_file(one.id, found)
         missing, unread = config.alerts.missing_connections(OUTSIDE)

@@ -13,6 +13,7 @@ class Needed(NamedTuple):
     """A connection.
 
     :param section: of portmon.yaml that names it
+    :param jump: it is of a jump host
     :param kind: of Airflow
     :param add: the command that would add one
     """
@@ -21,6 +22,7 @@ class Needed(NamedTuple):
     section: str
     kind: str
     add: str
+    jump: bool = False
 
 
 def needed_connections(config: Config) -> Iterator[Needed]:
@@ -30,12 +32,15 @@ def needed_connections(config: Config) -> Iterator[Needed]:
         yield _needed(source, "cmdb.source", "http", "--conn-host https://cmdb.example.com")
     seen = set()
     for group in (None, *config.ssh.groups):
-        conn_id = ssh_settings(config, group=group).conn_id
-        if conn_id not in seen:
-            extra = shlex.quote('{"key_file": "/etc/portmon/key"}')
-            section = "ssh" if group is None else f"ssh group {group.name}"
-            yield _needed(conn_id, section, "ssh", f"--conn-login portmon --conn-extra {extra}")
-        seen.add(conn_id)
+        settings = ssh_settings(config, group=group)
+        extra = shlex.quote('{"key_file": "/etc/portmon/key"}')
+        section = "ssh" if group is None else f"ssh group {group.name}"
+        for conn_id, jump in ((settings.conn_id, False), *((name, True) for name in settings.jump)):
+            host = "--conn-host bastion.example.com " if jump else ""
+            if (conn_id, jump) not in seen:
+                one = _needed(conn_id, section, "ssh", f"{host}--conn-login portmon --conn-extra {extra}")
+                yield one._replace(jump=jump)
+            seen.add((conn_id, jump))
 
 
 def _needed(conn_id: str, section: str, kind: str, arguments: str) -> Needed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -15,11 +15,12 @@ from airflow.providers.ssh.hooks.ssh import SSHHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
 from portmon.airflow import settings as airflow_settings
-from portmon.errors import PortmonError, SetupError
+from portmon.errors import JumpError, PortmonError, ScanError, SetupError
 from portmon.model.host import Host
 from portmon.ssh.config import Ssh, SshSettings
 from portmon.ssh.connect import connect
 from portmon.ssh.dial import Link, await_banner, dial
+from portmon.ssh.jump import Hop, Ways, dial_through
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, HostKeyStore, KnownHosts, Trust
@@ -34,7 +35,9 @@ class SharedSettings:
 
     def __init__(self) -> None:
         self.key_files: dict[tuple[str, str | None], tuple[paramiko.PKey, bool]] = {}
-        self._lock = threading.Lock()
+        self.ways = Ways()
+        # Reentrant: what is made may need other things.
+        self._lock = threading.RLock()
         self._made: dict[tuple[str | None, ...], Any] = {}
 
     def once(self, name: tuple[str | None, ...], make: Callable[[], Made]) -> Made:
@@ -74,6 +77,7 @@ class HostSSHHook(SSHHook):
     :param store: keys that were trusted on first use; None trusts no first key
     :param shared: by the hooks of one task; default: nothing
     :raises SetupError: connection, key or known_hosts file is missing or unusable
+    :raises JumpError: those of a jump host are
     :raises ResolveError: the host's address is none
     """
 
@@ -90,7 +94,7 @@ class HostSSHHook(SSHHook):
         self._link: Link | None = None
         self._extra: dict[str, Any] = {}
         self._timeout = settings.connect_timeout.total_seconds()
-        self._algorithms = settings.old_algorithms
+        self._algorithms, self._lane = settings.old_algorithms, settings.lane
         # Checks the address before SSHHook looks it up in ssh configurations.
         target = Target(host.shown(), host.address)
         conn_id = settings.conn_id
@@ -106,14 +110,50 @@ class HostSSHHook(SSHHook):
         except (AirflowException, ValueError, OSError, paramiko.SSHException) as error:
             raise SetupError(f"SSH connection {conn_id!r}: {_why(error, conn_id)}", host=target.shown) from error
         self.target = Target(host.shown(), host.address, self.port)
+        self._hops: Sequence[Hop] = ()
+        if settings.jump:
+            self._hops = self._shared.once(("jump", *settings.jump), lambda: self._way(settings.jump))
         unchecked = ("no_host_key_check", "ignore_hostkey_verification")
         if any(map(self._is_on, unchecked)) or self.allow_host_key_change:
             text = "Connection %s asks for no host key check. That is not honoured: the host's key is checked"
             self._shared.once(("warning", conn_id), lambda: log.warning(text, conn_id))
 
+    def _way(self, jump: Sequence[str]) -> list[Hop]:
+        """The jump hosts of these connections."""
+        if self._extra.get("host_proxy_cmd"):
+            text = (
+                f"connection {self.ssh_conn_id!r} has a host_proxy_cmd, and ssh.jump names jump hosts: give one of both"
+            )
+            raise SetupError(text, host=self.target.shown)
+        hops = []
+        for number, conn_id in enumerate(jump, 1):
+            name = f"jump host {number} of {len(jump)}"
+            # Never without a key check, nor with what is set for the hosts behind it.
+            settings = SshSettings(conn_id=conn_id)
+            try:
+                address = self._fields(conn_id).host
+                if not address:
+                    raise SetupError(f"connection {conn_id!r} has no host, the jump host's address", host=conn_id)
+                hook = HostSSHHook(Host(conn_id, conn_id, address), settings, self._ssh, self._store, self._shared)
+                if number > 1 and hook._extra.get("host_proxy_cmd"):
+                    raise SetupError(f"connection {conn_id!r} has a host_proxy_cmd: only the first can", host=conn_id)
+            except ScanError as error:
+                problem = error.problem.removeprefix(f"{error.host}: ")
+                raise JumpError(f"{name}: {problem}", host=self.target.shown, retry=error.retry) from error
+            except (AirflowException, ValueError) as error:
+                text = f"{name}: SSH connection {conn_id!r}: {_why(error, conn_id)}"
+                raise JumpError(text, host=self.target.shown, retry=False) from error
+            hops.append(Hop(hook.target, hook._credentials(), hook._trust(), hook._options()))
+        return hops
+
     # An instance method instead of SSHHook's class method: every reading is a request to the API server.
     def get_connection(self, conn_id: str) -> Any:
         """The fields of the Airflow connection that SSHHook asks for."""
+        connection = self._fields(conn_id)
+        self._extra = connection.extra_dejson
+        return connection
+
+    def _fields(self, conn_id: str) -> SimpleNamespace:
         read = super().get_connection
 
         def fields() -> SimpleNamespace:
@@ -122,9 +162,7 @@ class HostSSHHook(SSHHook):
             names = ("login", "password", "host", "port", "extra", "extra_dejson")
             return SimpleNamespace(**{name: getattr(found, name) for name in names})
 
-        connection = self._shared.once(("connection", conn_id), fields)
-        self._extra = connection.extra_dejson
-        return connection
+        return self._shared.once(("connection", conn_id), fields)
 
     def _pkey_from_private_key(self, private_key: str, passphrase: str | None = None) -> paramiko.PKey:
         read = super()._pkey_from_private_key
@@ -159,6 +197,8 @@ class HostSSHHook(SSHHook):
             link, self._link = self._link, None
             if link is None:
                 self.close()
+            if link is None and self._hops:
+                link = dial_through(self.target, self._hops, self._timeout, self._shared.ways)
             self.session = connect(self.target, self._credentials(), self._trust(), self._options(), link=link)
         return self.session
 
@@ -171,8 +211,22 @@ class HostSSHHook(SSHHook):
             self.session.close()
 
     @property
+    def endpoints(self) -> list[str]:
+        """The host and the jump hosts before it, as known_hosts writes them: their keys are checked."""
+        return [self.target.endpoint, *(hop.target.endpoint for hop in self._hops)]
+
+    @property
+    def lane(self) -> str | None:
+        """What leads to the host and is shared by many: the first jump host, or a proxy command; None for a direct
+        connection.
+        """
+        return self._lane or self.proxy_command
+
+    @property
     def proxy_command(self) -> str | None:
-        """The command that leads to the host, None for a direct connection."""
+        """The command that leads to the host, None without one."""
+        if self._hops:
+            return None
         return self._extra.get("host_proxy_cmd") or self.host_proxy_cmd or None
 
     def _credentials(self) -> Credentials:

@@ -17,11 +17,19 @@ from portmon.engine.config import Thresholds
 from portmon.fields import format_duration
 from portmon.matching import match_text
 from portmon.model.numbers import UDP
+from portmon.ssh.config import SshSettings
 from portmon.storage import hosts
 from portmon.text import counted
 
 OUTDATED_SHOWN = 20
 """Hosts that one line names."""
+
+
+def _way(ssh: SshSettings) -> str:
+    """How hosts are logged in to."""
+    through = f" through {', '.join(ssh.jump)}" if ssh.jump else ""
+    old = ", also with old algorithms" if ssh.algorithms is not None else ""
+    return f"connection {ssh.conn_id}{through}{old}"
 
 
 def describe(config: Config, *, folder: Path) -> Iterator[str]:
@@ -38,10 +46,11 @@ def describe(config: Config, *, folder: Path) -> Iterator[str]:
         f"pruning        data kept {format_duration(cmdb.prune_after)}, refused above {cmdb.max_prune_ratio:.0%}; "
         f"stale after {format_duration(cmdb.stale_after)}"
     )
-    yield f"logins         {ssh.max_logins} at a time, connection {ssh.conn_id}, host keys {ssh.host_keys}"
+    yield f"logins         {ssh.max_logins} at a time, host keys {ssh.host_keys}, {_way(ssh)}"
+    if ssh.algorithms is not None:
+        yield "warning: ssh.algorithms: what only old servers need is spoken to every host; set it in a group instead"
     for group in ssh.groups:
-        conn_id = ssh_settings(config, group=group).conn_id
-        yield f"  group {group.name}: {match_text(group.match)} -> connection {conn_id}"
+        yield f"  group {group.name}: {match_text(group.match)} -> {_way(ssh_settings(config, group=group))}"
     yield from _udp(config)
     rules = f"{len(config.rules)}, first match wins" if config.rules else "none: every listening TCP port is watched"
     yield f"rules          {rules}"

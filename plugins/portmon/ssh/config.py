@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from portmon.fields import HostMatch, PortNumber, PositiveDuration, Protocols, Section, Size, Text, one_or_many
+from portmon.fields import HostMatch, PortNumber, PositiveDuration, Protocols, Section, Size, Text, Texts, one_or_many
 from portmon.ssh.names import LEGACY, OldAlgorithms, OldCipher, OldKex, OldMac, OldSignature
 
 Item = TypeVar("Item")
@@ -36,12 +36,18 @@ class SshSettings(Section):
     """How to log in. A group overrides what it names, the rest comes from `ssh` itself."""
 
     conn_id: Text = Field("ssh_default", description="Airflow SSH connection: user, key, jump host, options")
+    jump: Texts = Field(
+        (),
+        description="jump hosts on the way, in order: Airflow SSH connections, each with the address (`host`) and the "
+        "login of one; docs/ssh.md",
+    )
     port: PortNumber | None = Field(
         None, description="SSH port where the CMDB has none; default: the connection's, or 22"
     )
     user: Text | None = Field(None, description="login name; default: the connection's")
     connect_timeout: PositiveDuration = Field(
-        timedelta(seconds=10), description="for TCP, banner and login, each; see `scan.confirm_after`"
+        timedelta(seconds=10),
+        description="for TCP or all jump hosts together, for banner, and for login, each; see `scan.confirm_after`",
     )
     command_timeout: PositiveDuration = Field(
         timedelta(seconds=20), description="deadline for the whole command, however slowly it drips"
@@ -58,6 +64,11 @@ class SshSettings(Section):
         description="what old servers speak, off by default: a section with names, or `legacy` for all of them. "
         "Set it in the group of these hosts alone: docs/ssh.md",
     )
+
+    @property
+    def lane(self) -> str | None:
+        """What the logins share, besides a proxy command: the first jump host; None without any."""
+        return f"jump host {self.jump[0]}" if self.jump else None
 
     @property
     def old_algorithms(self) -> OldAlgorithms | None:
@@ -89,8 +100,8 @@ class Ssh(SshSettings):
     )
     per_proxy: Annotated[int, Field(ge=1, le=1024)] = Field(
         8,
-        description="of these, how many go through one proxy command (`host_proxy_cmd` of the connection) at the same "
-        "time in a sweep: a bastion's sshd drops what is more than its MaxStartups",
+        description="of these, how many go through one bastion at the same time in a sweep (the first of `jump`, or "
+        "one `host_proxy_cmd` of the connection): its sshd drops what is more than its MaxStartups",
     )
     host_keys: Literal["accept-new", "strict"] = Field(
         "accept-new",

@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+import paramiko
 
 from portmon.errors import (
     ConnectionLostError,
@@ -26,6 +28,9 @@ from portmon.errors import (
     SetupError,
 )
 from portmon.ssh.target import Credentials, Options, Target, quoted, why
+
+if TYPE_CHECKING:
+    from portmon.ssh.session import Session
 
 _NO_ROUTE = frozenset(
     {
@@ -43,14 +48,19 @@ _NO_ROUTE = frozenset(
 
 @dataclass(slots=True)
 class Link:
-    """An open connection to a host: TCP, or a proxy command with its standard error."""
+    """An open connection to a host: TCP, a proxy command with its standard error, or through a jump host."""
 
-    sock: socket.socket
+    sock: socket.socket | paramiko.Channel
     process: subprocess.Popen[bytes] | None = None
     stderr: IO[bytes] | None = None
+    hop: Session | None = None
 
     def hang_up(self) -> None:
         """Shut the connection down: a thread that reads from it or writes to it gets an error at once."""
+        if self.hop is not None:
+            # What is sent through a connection can block on it: that one goes first.
+            self.hop.link.hang_up()
+            return
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -59,7 +69,11 @@ class Link:
 
         :returns: exit status and last line of the proxy command, as the end of a sentence
         """
-        self.sock.close()
+        # The end of a connection through a jump host is said to that one, whose connection has ended by then.
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            self.sock.close()
+        if self.hop is not None:
+            self.hop.close()
         if self.process is None or self.stderr is None or self.stderr.closed:
             return ""
         ended = ""

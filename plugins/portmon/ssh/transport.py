@@ -7,6 +7,7 @@ deadline elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import zlib
@@ -83,6 +84,11 @@ class Tap:
     def begin_head(self, line: bytes) -> None:
         """Let the head begin with a line that was just read, whatever stood before it."""
         self.head = bytearray((line + self._read[self._at :])[:HEAD])
+
+    def close(self) -> None:
+        """Close it; one that leads through a jump host says so there, where the connection may have ended already."""
+        with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+            self._sock.close()
 
     def _fill(self) -> None:
         if self._at == len(self._read):
@@ -189,7 +195,10 @@ def _within_window(feed: Callable[[Channel, Any], None]) -> Callable[[Channel, A
 
 
 class Transport(paramiko.Transport):
-    """A transport that prefers the known host key, and whose start has a deadline, however slowly the host drips."""
+    """A transport that prefers the known host key, and whose start has a deadline, however slowly the host drips.
+
+    ``refusal`` is what the server said when it opened no channel.
+    """
 
     _compression_info: ClassVar[dict[str, Any]] = {
         **_PLAIN._compression_info,
@@ -220,6 +229,7 @@ class Transport(paramiko.Transport):
         self.auth_timeout = options.timeout
         # A send waits this long for the end of a key exchange that the host began.
         self.clear_to_send_timeout = options.timeout
+        self.refusal = b""
         self._exchanges = 0
         self._wants_certificate = bool(known.authorities)
         security = self.get_security_options()
@@ -295,6 +305,14 @@ class Transport(paramiko.Transport):
         if self._exchanges > MAX_EXCHANGES:
             raise FloodError(f"wants new keys for the {MAX_EXCHANGES}th time")
         super()._parse_kex_init(m)  # type: ignore[misc]
+
+    def _parse_channel_open_failure(self, m: paramiko.Message) -> None:
+        # paramiko drops the text: channel, code, text (RFC 4254, section 5.1).
+        rest = paramiko.Message(m.get_remainder())
+        rest.get_int()
+        rest.get_int()
+        self.refusal = rest.get_string()
+        super()._parse_channel_open_failure(m)  # type: ignore[misc]
 
     def _parse_ext_info(self, msg: paramiko.Message) -> None:
         number = paramiko.Message(msg.get_remainder()).get_int()

@@ -246,10 +246,11 @@ def declared_of(
 
 
 def _proxies(asked: Collection[Host], config: Config, proxy_of: Callable[[str], str | None]) -> dict[str, str]:
-    """Id of hosts whose connection has a proxy command: that command."""
+    """Id of hosts behind a bastion: what their logins share, its name or the proxy command of the connection."""
     command_of = cache(proxy_of)
-    found = ((host.id, command_of(ssh_settings(config, group=group_of(host, config)).conn_id)) for host in asked)
-    return {host_id: command for host_id, command in found if command is not None}
+    settings = ((host.id, ssh_settings(config, group=group_of(host, config))) for host in asked)
+    found = ((host_id, ssh.lane or command_of(ssh.conn_id)) for host_id, ssh in settings)
+    return {host_id: lane for host_id, lane in found if lane is not None}
 
 
 def _after_sweep(asked: Sequence[Host], looks: Mapping[str, bool], most: int) -> list[Host]:

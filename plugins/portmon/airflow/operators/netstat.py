@@ -157,11 +157,11 @@ class NetstatOperator(StateMixin, SSHOperator):
         hook, host_id = self.ssh_hook, self.host["id"]
         place = self._shown, hook.target.port, plain(hook.username), hook.ssh_conn_id
         log.info("Asking %s, port %d, as user %r with connection %r", *place)
-        if hook.proxy_command is None:
+        if hook.lane is None:
             # Before the database is asked: what waits for a host that is off should keep no connection to it.
             hook.dial()
         with self.transaction() as conn:
-            self._keys.load(conn, [hook.target.endpoint])
+            self._keys.load(conn, hook.endpoints)
             wanted = expected(conn, [host_id], {host_id: self.host.get("must", ())})[host_id]
         scan = HostScan(recorder, self._shown, wanted, self._ssh)
         session = hook.login()

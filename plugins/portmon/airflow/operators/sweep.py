@@ -156,7 +156,7 @@ class SweepOperator(StateMixin, BaseOperator):
             scan = HostScan(recorder, plain(host.shown(), 300), wanted[host.id], ssh, settled.get(host.id))
             visits.append(HostVisit(host, config, scan, keys, shared, provisional=host.id not in failing))
         with self.transaction() as conn:
-            keys.load(conn, [visit.hook.target.endpoint for visit in visits if visit.hook is not None])
+            keys.load(conn, {name for visit in visits if visit.hook is not None for name in visit.hook.endpoints})
         return batch, visits, keys
 
 
@@ -191,8 +191,8 @@ class HostVisit:
 
     @property
     def lane(self) -> str | None:
-        """The proxy command that leads to the host."""
-        return self.hook.proxy_command if self.hook is not None else None
+        """What leads to the host, of :attr:`HostSSHHook.lane`."""
+        return self.hook.lane if self.hook is not None else None
 
     def dial(self) -> None:
         """Connect, and wait until the host says something."""
