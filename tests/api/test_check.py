@@ -99,6 +99,22 @@ alerts: {repeat_every: 0s, outage_label: site, channels: []}
     ]
 
 
+def test_ways_and_old_algorithms_are_shown() -> None:
+    text = """\
+ssh:
+  groups:
+    - {name: dmz, match: {host: 'dmz*'}, jump: [ssh_outer, ssh_inner]}
+    - {name: old, match: {host: 'old*'}, algorithms: legacy}
+"""
+    assert described(text)[2:5] == [
+        "logins         16 at a time, host keys accept-new, connection ssh_default",
+        "  group dmz: host dmz* -> connection ssh_default through ssh_outer, ssh_inner",
+        "  group old: host old* -> connection ssh_default, also with old algorithms",
+    ]
+    (warning,) = (line for line in described("ssh: {algorithms: {macs: hmac-md5}}") if line.startswith("warning"))
+    assert "ssh.algorithms" in warning
+
+
 def test_problems(tmp_path: Path) -> None:
     text = """\
 cmdb: {source: {type: file, path: hosts.csv}}

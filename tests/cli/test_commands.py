@@ -70,13 +70,15 @@ def test_check_lists_the_routes(tmp_path: Path) -> None:
 def test_check_says_how_to_add_a_connection_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"ssh_default": object()}
     monkeypatch.setattr("portmon.airflow.settings.connection", known.get)
-    text = "ssh: {groups: [{name: dmz, match: {host: 'dmz-*'}, conn_id: ssh_dmz}]}\n"
+    text = "ssh: {groups: [{name: dmz, match: {host: 'dmz-*'}, conn_id: ssh_dmz, jump: ssh_bastion}]}\n"
     told = [line for line in check(tmp_path, text).stdout.splitlines() if line.startswith("warning: ")]
     assert told == [
         "warning: cmdb.source: there is no Airflow connection 'cmdb_default': airflow connections add cmdb_default "
         "--conn-type http --conn-host https://cmdb.example.com",
         "warning: ssh group dmz: there is no Airflow connection 'ssh_dmz': airflow connections add ssh_dmz --conn-type ssh "
         """--conn-login portmon --conn-extra '{"key_file": "/etc/portmon/key"}'""",
+        "warning: ssh group dmz: there is no Airflow connection 'ssh_bastion': airflow connections add ssh_bastion --conn-type "
+        """ssh --conn-host bastion.example.com --conn-login portmon --conn-extra '{"key_file": "/etc/portmon/key"}'""",
     ]
 
 

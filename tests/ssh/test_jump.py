@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,7 +31,18 @@ from portmon.ssh.jump import Hop, Ways, dial_through
 from portmon.ssh.session import Session
 from portmon.ssh.target import Credentials, Options, Target
 from portmon.ssh.trust import HostKey, Trust
-from tests.worlds.sshd import Keys, Server, free_port, hang_up, make_key, needs_sshd, openssh, silent, tcp_server
+from tests.worlds.sshd import (
+    Keys,
+    Server,
+    free_port,
+    hang_up,
+    make_key,
+    needs_sshd,
+    openssh,
+    python_server,
+    silent,
+    tcp_server,
+)
 from tests.worlds.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_sshd]
@@ -192,6 +205,26 @@ def test_a_dead_jump_host_is_named(open_row: Row, number: int) -> None:
     ):
         open_row.login(dead(port), seconds=2)
     assert caught.value.retry
+
+
+def test_the_phases_of_a_login_add_up(tmp_path: Path) -> None:
+    """Each of them is in time, and both together are not."""
+    key = paramiko.PKey.from_path(make_key(tmp_path / "host"))
+    user = make_key(tmp_path / "user")
+    with python_server(host_key=key, authorized=user, slow_login=1.4) as slow:
+
+        def late(sock: socket.socket, over: threading.Event) -> None:
+            over.wait(1.4)
+            with socket.create_connection(("127.0.0.1", slow.port)) as other:
+                while not over.is_set():
+                    for ready in select.select([sock, other], [], [], 0.1)[0]:
+                        (other if ready is sock else sock).sendall(ready.recv(65536))
+
+        with tcp_server(late) as port:
+            credentials = Credentials("user", key_file=str(user))
+            hop = Hop(Target("slow", "127.0.0.1", port), credentials, Trust(strict=False, store=Keys()), Options())
+            with pytest.raises(JumpError, match=r"slow: the login was not over within 2 s \(connect_timeout"):
+                dial_through(Target("web01", "127.0.0.1"), [hop], 2.0, Ways())
 
 
 def test_a_dead_host_behind_jump_hosts_is_its_own_error(open_row: Row) -> None:

@@ -65,6 +65,28 @@ def test_line(line: str, target: Target, found: bool) -> None:
     assert KnownHosts([line]).find(target)[0] == ([key(1)] if found else [])
 
 
+@pytest.mark.parametrize(
+    ("line", "target", "found"),
+    [
+        ("@cert-authority web01.example ssh-ed25519 AAAA0001", WEB, True),
+        ("@cert-authority *.example ssh-ed25519 AAAA0001", WEB, True),
+        ("@cert-authority *.example,!web01.example ssh-ed25519 AAAA0001", WEB, False),
+        ("@cert-authority other.example ssh-ed25519 AAAA0001", WEB, False),
+        # Of any port, unless it names one.
+        ("@cert-authority *.example ssh-ed25519 AAAA0001", HIGH, True),
+        ("@cert-authority [*.example]:2222 ssh-ed25519 AAAA0001", HIGH, True),
+        ("@cert-authority [*.example]:2222 ssh-ed25519 AAAA0001", WEB, False),
+        ("web01.example ssh-ed25519 AAAA0001", WEB, False),
+        ("@revoked web01.example ssh-ed25519 AAAA0001", WEB, False),
+    ],
+)
+def test_authority(line: str, target: Target, found: bool) -> None:
+    hosts = KnownHosts([line])
+    assert hosts.authorities(target) == ([key(1)] if found else [])
+    if line.startswith("@cert"):
+        assert hosts.find(target) == ([], [])
+
+
 def test_several_keys_of_one_type() -> None:
     lines = ["web01.example ssh-ed25519 AAAA0001", "*.example ssh-ed25519 AAAA0002"]
     assert KnownHosts(lines).find(WEB)[0] == [key(1), key(2)]
