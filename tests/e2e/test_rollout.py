@@ -333,6 +333,37 @@ def test_who_has_a_certificate_of_the_authority_logs_in(pair: list[RollOutTarget
         host.as_root("sh", given=removal_script(Account()))
 
 
+def test_a_host_without_sudo(pair: list[RollOutTarget], key: Path, tmp_path: Path) -> None:
+    by_role, by_shell = pair
+    ansible = Ansible(by_role, tmp_path)
+    for host in pair:
+        host.as_root("mv /etc/sudoers.d /etc/elsewhere")
+    try:
+        said = by_shell.as_root("sh", given=setup_script(Account(keys=(public(key),), sudo=True)))
+        assert "There is no sudo here" in said
+        ansible(portmon_target_keys=[public(key)], portmon_target_sudo=True)
+        assert "There is no sudo here" in ansible.said
+        for host in pair:
+            assert_complete(look(host, key), programs=False)
+        ansible(portmon_target_state="absent")
+        by_shell.as_root("sh", given=removal_script(Account()))
+    finally:
+        for host in pair:
+            host.as_root("mv /etc/elsewhere /etc/sudoers.d")
+
+
+def test_a_rule_that_sudo_would_not_read_is_not_written(pair: list[RollOutTarget], key: Path) -> None:
+    host = pair[1]
+    script = setup_script(Account(keys=(public(key),), sudo=True))
+    broken = script.replace("NOPASSWD: /usr/bin/netstat -nltpW", "NOPASSWD /usr/bin/netstat -nltpW")
+    try:
+        said = host.as_root("sh", given=broken, code=1)
+        assert "/etc/sudoers.d/portmon would not be right, and stays as it is" in said
+        assert not [path for path in host.state() if path.startswith("/etc/sudoers.d/portmon")]
+    finally:
+        host.as_root("sh", given=removal_script(Account()))
+
+
 def test_a_host_whose_sshd_does_without_pam(key: Path) -> None:
     with targets("plain") as (host,):
         host.config = "UsePAM no"

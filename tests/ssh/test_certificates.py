@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from portmon.errors import AuthenticationError, HostKeyChangedError, HostKeyError, SetupError
 from portmon.ssh import certificates
@@ -90,8 +93,6 @@ def test_what_was_changed_or_signed_with_sha1_is_forged(tmp_path: Path) -> None:
     weak = authority.sign(key, "portmon", algorithm="ssh-rsa").read_text()
     assert "SHA-1" in str(certificates.read(weak).forged())
     kind, text, _ = good.split(None, 2)
-    import base64
-
     data = base64.b64decode(text).replace(b"a" * 40, b"b" * 40)
     assert certificates.read(f"{kind} {base64.b64encode(data).decode()}").forged() == "its signature is wrong"
 
@@ -100,6 +101,35 @@ def test_what_was_changed_or_signed_with_sha1_is_forged(tmp_path: Path) -> None:
 def test_rubbish_is_no_certificate(text: str) -> None:
     with pytest.raises(ValueError, match="it "):
         certificates.read(text)
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bytes]]:
+    """Certificates of each kind, signed by each kind: type and content."""
+    folder, found = tmp_path_factory.mktemp("signed"), []
+    for by in ("ed25519", "rsa", "ecdsa"):
+        authority = Authority(folder / by, by)
+        for kind in ("ed25519", "rsa", "ecdsa"):
+            key = make_key(folder / f"{by}-{kind}", kind)
+            name, text, *_ = authority.sign(key, "web01", "*.example.com", host=True).read_text().split()
+            found.append((name, base64.b64decode(text)))
+    return found
+
+
+@given(st.data())
+def test_a_broken_certificate_is_refused_and_breaks_nothing(
+    signed: list[tuple[str, bytes]], data: st.DataObject
+) -> None:
+    kind, good = data.draw(st.sampled_from(signed))
+    start = data.draw(st.integers(0, len(good) - 1))
+    gone = data.draw(st.integers(0, 8))
+    broken = good[:start] + data.draw(st.binary(max_size=8)) + good[start + gone :]
+    try:
+        found = certificates.read(f"{kind} {base64.b64encode(broken).decode()}")
+    except ValueError:
+        return
+    found.problem(datetime.now(UTC), host="web01")
+    assert (found.forged() is None) == (broken == good)
 
 
 # ── of users ────────────────────────────────────────────────────────────────────────────────────
