@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	&& { command -v "$$p"; break; }; done)
 BIN := .venv/bin
 # Made anew if its interpreter is gone or another one, as after an upgrade of the system.
-$(shell [ ! -d .venv ] || $(BIN)/python -c 'import pip' 2>/dev/null || rm -f .venv/.python .venv/.installed .venv/.tools .venv/.fab)
+$(shell [ ! -d .venv ] || $(BIN)/python -c 'import pip' 2>/dev/null || rm -f .venv/.python .venv/.installed .venv/.tools)
 # Whatever the user's shell says, Airflow without compiled bytecode starts four times slower.
 unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
@@ -47,7 +47,7 @@ test-slow: .venv/.tools ## the slow tests: OpenSSH, dropbear, PostgreSQL, Alertm
 	@# One at a time to each free worker: the longest are the first.
 	@$(BIN)/python -m pytest -q -m "$$SLOW" -n auto --maxschedchunk 1 --ignore=tests/e2e
 
-test-live: .venv/.tools $(if $(findstring not full,$(SLOW)),,.venv/.fab) ## those against a live Airflow: as root, for its hosts are network namespaces
+test-live: .venv/.tools ## those against a live Airflow: as root, for its hosts are network namespaces
 	@# One file has one Airflow.
 	@$(BIN)/python -m pytest -q -m "$$SLOW" -n 2 --dist loadfile tests/e2e
 
@@ -121,13 +121,9 @@ clean: ## remove what the other targets made
 		pathlib.Path(sysconfig.get_path("purelib"), "portmon.pth").write_text("../../../../plugins\n")'
 	@touch $@
 
-.venv/.tools: requirements-dev.txt .venv/.installed
-	@echo "Installing tools for tests and lint"
+.venv/.tools: requirements-dev.txt requirements-fab.txt .venv/.installed
+	@echo "Installing tools for tests and lint, and the FAB auth manager, which docker-compose.yaml has"
 	@$(BIN)/python $(INSTALL) requirements-dev.txt
-	@touch $@
-
-.venv/.fab: requirements-fab.txt .venv/.tools
-	@echo "Installing the FAB auth manager for the tests of the page with it"
 	@$(BIN)/python $(INSTALL) requirements-fab.txt
 	@touch $@
 

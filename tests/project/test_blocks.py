@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -143,7 +144,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_tex
 
 
 def test_services_of_the_road_are_those_of_the_file() -> None:
-    named = set(re.findall(r"\b(?:exec|run|--scale) (?:-\S+ )*([a-z]+(?:-[a-z]+)+)", compose_road()))
+    named = set(re.findall(r"\b(?:exec|run|--scale) (?:-\S+ )*([a-z]+(?:-[a-z0-9]+)+)", compose_road()))
     assert {"airflow-worker", "airflow-scheduler"} <= named <= set(COMPOSE["services"])
 
 
@@ -160,8 +161,13 @@ def test_the_road_makes_all_that_the_file_asks_for(tmp_path: Path) -> None:
     blocks.run_text(compose_road(), source, environment(tmp_path))
     lines = (source / ".env").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
-    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yaml").read_text()))
-    assert asked <= {name for name, value in given.items() if value}
+    asked = set(re.findall(r"\$\{(\w+)(?::\?|:-\})", (ROOT / "docker-compose.yaml").read_text()))
+    # Besides the administrator, who is made because there is a password.
+    assert {name for name in asked if not given.get(name)} == {"AIRFLOW_VIEWER_PASSWORD"}
+    # What the demo adds.
+    connection = json.loads(given["AIRFLOW_CONN_CMDB_DEFAULT"])
+    assert connection["extra"] == {"Authorization": f"Bearer {given['DEMO_CMDB_TOKEN']}"}
+    assert len(given["DEMO_CMDB_TOKEN"]) == 64
     assert len(base64.urlsafe_b64decode(given["AIRFLOW_FERNET_KEY"])) == 32
     key = yaml.safe_load(given["AIRFLOW_CONN_SSH_DEFAULT"])["extra"]["key_file"]
     assert (source / key.replace("/opt/airflow/", "")).is_file()

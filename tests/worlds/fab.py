@@ -12,7 +12,7 @@ from demo.airflow_env import ADMIN, EmbeddedAirflow
 FAB = {"AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"}
 
 needs_fab = pytest.mark.skipif(
-    importlib.util.find_spec("airflow.providers.fab") is None, reason="needs requirements-fab.txt: make .venv/.fab"
+    importlib.util.find_spec("airflow.providers.fab") is None, reason="needs requirements-fab.txt: make .venv/.tools"
 )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 
-def until(condition: Callable[[], Any], what: str, *, seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], what: str, *, seconds: float = 60, every: float = 0.02) -> Any:
     """Poll until a condition is true, and return it; the limit only ends what would never end."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 
