@@ -256,6 +256,9 @@ class DeliveryError(PortmonError):
     """A channel did not take a message.
 
     :param delivered: targets of the channel that took it; the next try leaves them out
+    :param taken: ids of events of the message that the whole channel has; the next try is about the others
+    :param refused: ids of events that it will never take; they are given up
+    :param status: HTTP status of the refusal, 0 without one
     :param unsure: the message was sent and only the answer is missing
     :param waits: target to the seconds for which it wants no message; "" is the whole channel
     """
@@ -266,10 +269,14 @@ class DeliveryError(PortmonError):
         *,
         channel: str,
         delivered: tuple[str, ...] = (),
+        taken: tuple[str, ...] = (),
+        refused: tuple[str, ...] = (),
+        status: int = 0,
         unsure: bool = False,
         waits: Mapping[str, float] | None = None,
     ) -> None:
         self.channel, self.delivered, self.unsure, self.waits = channel, delivered, unsure, waits or {}
+        self.taken, self.refused, self.status = taken, refused, status
         super().__init__(f"channel {channel!r}: {message}")
 
 

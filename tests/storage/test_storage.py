@@ -117,6 +117,7 @@ ALL = [
     "r0007 Keep clocks of evidence, and what a condition needs to be told once.",
     "r0008 Keep who holds a port, whether it is young, and how long it takes after a boot.",
     "r0009 Keep the changes of each owner and each address of a port, and which addresses are late after a boot.",
+    "r0010 Keep which channels were told of an acknowledgement, and what receivers withhold.",
 ]
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, and_, insert, update
 
+from portmon.alerting.channels.robots import acknowledge_address
 from portmon.api import event_kinds, ignored
 from portmon.api.event_kinds import KindView
 from portmon.model.event import Event
 from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.host import Host
-from portmon.storage import conditions, events, host_keys, lookups, silences, tables
+from portmon.storage import alerts, conditions, events, host_keys, lookups, silences, tables
 from portmon.storage.database import Database
 from portmon.web import render
 from portmon.web.app import application
@@ -107,6 +108,18 @@ def test_what_is_withheld_is_folded_with_who_and_until_when(browser: Browser, fl
     assert seen.index("down web2") < seen.index("1 acknowledged or silenced") < seen.index("down web1")
     assert "by ann" in seen or "ann: moving" in seen or "ann" in seen.partition("acknowledged or silenced")[2]
     assert '<tr class="withheld">' in page
+
+
+def test_the_address_of_an_acknowledge_form_is_that_of_a_page(browser: Browser, fleet: Fleet) -> None:
+    """The script opens the form; what it looks for is in the page, and the address changes nothing else."""
+    fleet.machines["web1"].kill(80)
+    fleet.run()
+    with fleet.database.begin() as conn:
+        (one,) = alerts.opened(conn).values()
+    for path in ("/", "/hosts/id-web1/ports/80", "/host?id=id-web1&port=80"):
+        page = browser.get(acknowledge_address(path, one)).text
+        assert f'data-url="acknowledgements" data-body="{{&#34;alerts&#34;: [&#34;{one.id}&#34;]}}"' in page
+        assert "acknowledge=" not in page
 
 
 def test_problems_are_filtered_and_grouped(browser: Browser, fleet: Fleet) -> None:

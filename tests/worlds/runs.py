@@ -132,6 +132,7 @@ def alert_task(
 ) -> AlertTask:
     """An alert task without links that may wait for its channels for four intervals."""
     given: dict[str, Any] = {
+        "silenced": lambda *_: {},
         "link": lambda _: None,
         "page": None,
         "page_of": lambda _: None,

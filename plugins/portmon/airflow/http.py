@@ -8,7 +8,7 @@ The DAG file must not import it: the HTTP provider brings aiohttp along, and tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
@@ -21,7 +21,8 @@ from requests.exceptions import InvalidHeader, InvalidProxyURL, InvalidURL, SSLE
 from portmon import timeouts
 from portmon.airflow import settings
 from portmon.alerting.channels.answers import says_too_often
-from portmon.alerting.channels.base import HttpRequest, NeededConnection, wait_of
+from portmon.alerting.channels.base import HttpRequest, NeededConnection, Secrets, wait_of
+from portmon.alerting.channels.services import refusal
 from portmon.errors import DeliveryError, HttpError, OverrunError
 from portmon.text import plain
 from portmon.untrusted.boundary import boundary
@@ -35,8 +36,8 @@ SILENCE = 15.0
 """Seconds that a receiver of messages may say nothing."""
 ANSWER_LIMIT = 1024
 """Bytes of a receiver's answer that an error shows."""
-SECRET = "secret"  # noqa: S105
-"""Extra field of a connection: the key of a signature."""
+SECRET, OLD_SECRET = "secret", "old_secret"
+"""Extra fields of a connection: the key of a signature, and the one before it."""
 PROXY_GAVE_UP = frozenset({502, 504})
 """A proxy got no answer from the server behind it, which may have the request."""
 REDIRECT = "a redirect, which is not followed: correct the connection's host"
@@ -64,11 +65,13 @@ class HttpClient(HttpHook):
     :param headers: of every request, besides the connection's
     :ivar base_url: without a login
     :ivar headers: of every request; HttpHook makes one of every extra field that it does not know
+    :ivar password: of a connection without a login, which no request carries by itself
     :ivar shown: host and connection, for people
     :raises HttpError: the connection can't be used
     """
 
     base_url: str
+    password: str | None = None
 
     def __init__(self, conn_id: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(http_conn_id=conn_id)
@@ -95,6 +98,7 @@ class HttpClient(HttpHook):
         found = settings.connection(conn_id)
         if found is None:
             raise HttpError(f"there is no such Airflow connection: {NeededConnection(conn_id).hint}")
+        self.password = None if found.login else found.password
         return found
 
     def __enter__(self) -> Self:
@@ -147,45 +151,96 @@ def send(request: HttpRequest, redact: Callable[[str], str]) -> None:
     :param redact: makes the receiver's text fit for a log
     :raises DeliveryError: unless the receiver took it; with status, beginning of the answer, and advice
     """
+    _read(request, *_answer(request, ANSWER_LIMIT), redact)
+
+
+def ask(request: HttpRequest, redact: Callable[[str], str], size: int) -> bytes:
+    """The body of the answer of success to a channel's request.
+
+    :param size: bytes that it may have
+    :raises DeliveryError: as for :func:`send`; or it is larger or broken
+    """
+    response, shown = _answer(request, size + 1, whole=True)
+    _read(request, response, shown, redact)
+    if response.broken or len(response.body) > size:
+        reason = f"the answer ends early: {response.broken}" if response.broken else f"an answer of over {size} bytes"
+        raise DeliveryError(f"{shown}: {reason}", channel=request.channel)
+    return response.body
+
+
+def _read(request: HttpRequest, response: Response, shown: str, redact: Callable[[str], str]) -> None:
+    """Raise DeliveryError unless the answer says that the receiver took the request."""
+    status = response.status
+    if request.service is not None:
+        found = refusal(status, response.headers, response.body, request.service, redact)
+        if found is None:
+            return
+        reason, wait = found.reason, found.wait
+    else:
+        code = request.denied(response.body) if request.denied and request.ok(status) else None
+        if code is None and request.ok(status):
+            return
+        text = redact(response.body[:ANSWER_LIMIT].decode("utf-8", "replace").strip())
+        reason = ", ".join(_reasons(response, code, text))
+        wait = wait_of(status, response.headers, too_often=code is not None and says_too_often(f"{code} {text}"))
+    waits, unsure = {} if wait is None else {"": wait}, status in PROXY_GAVE_UP
+    raise DeliveryError(f"{shown}: {reason}", channel=request.channel, unsure=unsure, waits=waits, status=status)
+
+
+def _reasons(response: Response, code: str | None, text: str) -> Iterator[str]:
+    """Why a request was refused, for people.
+
+    :param code: of a refusal with a status of success, None if the status is none
+    :param text: what the receiver says, without secrets
+    """
+    status = response.status
+    if code is None:
+        yield f"HTTP {status}"
+    else:
+        yield f"HTTP {status}, but it refuses"
+        if code:
+            yield code
+    if retry := response.headers.get("Retry-After"):
+        yield f"Retry-After {plain(retry, 40)}"
+    if 300 <= status < 400:
+        yield REDIRECT
+    if status in (401, 403):
+        yield "the connection's credentials are refused"
+    if text:
+        yield f"it says {text!r}"
+
+
+def _answer(request: HttpRequest, size: int, *, whole: bool = False) -> tuple[Response, str]:
+    """The answer to a channel's request, and where it went, for people.
+
+    :param size: bytes of it that are read
+    :param whole: also of a success
+    :raises DeliveryError: none came
+    """
     limit, shown = request.limit or LIMIT, f"connection {request.conn_id}"
     try:
         with HttpClient(request.conn_id) as client:
             shown = client.shown
-            secret = client.headers.pop(SECRET, None)
+            secret, old = (client.headers.pop(name, None) for name in (SECRET, OLD_SECRET))
+            request = request.complete(request, Secrets(client.password, secret and str(secret), old and str(old)))
+            reads = whole or request.denied is not None or request.service is not None
             response = client.request(
                 request.method,
                 address_of(client.base_url, request.endpoint) if request.endpoint else client.base_url,
-                headers={**request.headers, **({} if secret is None else request.sign(str(secret)))},
+                headers=dict(request.headers),
                 data=request.body,
                 limit=limit,
                 silence=min(SILENCE, limit.total_seconds()),
                 # A success is one without its text, unless the receiver may refuse in it.
-                size=lambda status: ANSWER_LIMIT if request.denied or not request.ok(status) else 0,
+                size=lambda status: size if reads or not request.ok(status) else 0,
             )
+            return response, shown
     except OverrunError as error:
         reason = f"{shown}: no answer within {limit.total_seconds():g} s"
         # With its cause: the request may still be under way, and the next one must not be sent beside it.
         raise DeliveryError(reason, channel=request.channel) from error
     except HttpError as error:
         raise DeliveryError(f"{shown}: {error}", channel=request.channel, unsure=error.unsure) from None
-    status = response.status
-    code = None
-    if request.ok(status):
-        code = request.denied(response.body) if request.denied else None
-        if code is None:
-            return
-    parts = [f"HTTP {status}, but it refuses", *([code] if code else [])] if code is not None else [f"HTTP {status}"]
-    if retry := response.headers.get("Retry-After"):
-        parts.append(f"Retry-After {plain(retry, 40)}")
-    if 300 <= status < 400:
-        parts.append(REDIRECT)
-    if status in (401, 403):
-        parts.append("the connection's credentials are refused")
-    if text := redact(response.body[:ANSWER_LIMIT].decode("utf-8", "replace").strip()):
-        parts.append(f"it says {text!r}")
-    wait = wait_of(status, response.headers, too_often=code is not None and says_too_often(f"{code} {text}"))
-    waits, unsure = {} if wait is None else {"": wait}, status in PROXY_GAVE_UP
-    raise DeliveryError(f"{shown}: {', '.join(parts)}", channel=request.channel, unsure=unsure, waits=waits)
 
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (

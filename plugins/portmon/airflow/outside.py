@@ -28,6 +28,11 @@ class _Outside:
 
         http.send(request, self.redact)
 
+    def ask(self, request: HttpRequest, size: int) -> bytes:
+        from portmon.airflow import http
+
+        return http.ask(request, self.redact, size)
+
     def redact(self, text: str) -> str:
         return redact.redact(str(mask_secrets(text)))
 

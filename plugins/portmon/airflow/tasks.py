@@ -243,7 +243,7 @@ def alert(group: AlertGroup) -> Any:
 
 def send_undelivered(config: Config, group: AlertGroup, *, holder: str, try_number: int = 0) -> int:
     """Send the undelivered events of a group through every channel, see :class:`portmon.steps.deliver.AlertTask`."""
-    from portmon.airflow.outside import deliver
+    from portmon.airflow.outside import OUTSIDE, deliver
     from portmon.steps.deliver import AlertTask
 
     return AlertTask(
@@ -251,6 +251,7 @@ def send_undelivered(config: Config, group: AlertGroup, *, holder: str, try_numb
         config=config,
         group=group,
         send=deliver,
+        silenced=lambda channel, alerts: channel.silenced(alerts, OUTSIDE),
         link=log_link,
         page=page_link(),
         page_of=page_link,

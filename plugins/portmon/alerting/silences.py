@@ -247,6 +247,17 @@ Withholding = Silence | Acknowledgement
 
 
 @dataclass(frozen=True, slots=True)
+class SilencedElsewhere:
+    """What withholds an alert at its receiver, such as a silence in Alertmanager.
+
+    :param told: in words: where, by whom and until when
+    """
+
+    told: str
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SilencesInForce:
     """Silences and acknowledgements at a moment.
 

@@ -33,9 +33,12 @@ class DeliveryView(View):
 
 
 class WithheldView(View):
-    """The silence or acknowledgement that withholds an alert's messages: its id; author, end and reason in words."""
+    """What withholds an alert's messages: author, end and reason in words.
 
-    silence: int
+    :param silence: id of the silence or acknowledgement; None if it is a receiver's own, such as Alertmanager's
+    """
+
+    silence: int | None
     acknowledged: bool
     told: Text
 
@@ -75,10 +78,17 @@ def list_alerts(conn: Connection, now: datetime, *, about: Silence | None = None
         if about is None or about.matches(one.event, one.id, in_force.listed.get(one.event.host_id or ""))
     ]
     statuses = deliveries.of_alerts(conn, [one.id for one in opened])
-    return [_view(one, statuses.get(one.id, ()), in_force.withholds(one.event, one.id)) for one in opened]
+    elsewhere = silences.elsewhere(conn, [one.id for one in opened], now)
+    return [
+        _view(one, statuses.get(one.id, ()), in_force.withholds(one.event, one.id), elsewhere.get(one.id))
+        for one in opened
+    ]
 
 
-def _view(one: Alert, statuses: Sequence[DeliveryStatus], by: Withholding | None) -> AlertView:
+def _view(one: Alert, statuses: Sequence[DeliveryStatus], by: Withholding | None, elsewhere: str | None) -> AlertView:
+    withheld = WithheldView(silence=None, acknowledged=False, told=elsewhere) if elsewhere else None
+    if by is not None:
+        withheld = WithheldView(silence=by.id, acknowledged=isinstance(by, Acknowledgement), told=by.told())
     names = ("host_id", "protocol", "port", "program", "unit", "kind", "severity", "reason")
     return AlertView(
         id=one.id,
@@ -86,7 +96,7 @@ def _view(one: Alert, statuses: Sequence[DeliveryStatus], by: Withholding | None
         host=one.event.host_name,
         **{name: getattr(one.event, name) for name in names},
         told=tuple(map(DeliveryView.model_validate, statuses)),
-        withheld=by and WithheldView(silence=by.id, acknowledged=isinstance(by, Acknowledgement), told=by.told()),
+        withheld=withheld,
     )
 
 

@@ -33,7 +33,7 @@ class ProblemView(View):
     :param told: the newest message to each channel
     :param withheld: in words: what withholds its messages; None if nothing does
     :param acknowledged_by: who takes care of it
-    :param silence: id of the silence or acknowledgement
+    :param silence: id of the silence or acknowledgement; None if it is a receiver's own, such as Alertmanager's
     """
 
     id: str
@@ -99,6 +99,7 @@ def list_problems(
     """
     opened = alerts.standing(conn, host_id=host_id or None)
     in_force = silences.in_force(conn, now, {alert.event.host_id for alert, _ in opened if alert.event.host_id})
+    elsewhere = silences.elsewhere(conn, [alert.id for alert, _ in opened], now)
     found = []
     for alert, dispatched in opened:
         event, host = alert.event, in_force.listed.get(alert.event.host_id or "")
@@ -106,12 +107,15 @@ def list_problems(
         if (kind and event.meaning.name != kind) or not _is_named(event, text.lower()):
             continue
         if all(own.get(name) == value for name, value in (labels or {}).items()):
-            found.append(_Found(alert, dispatched, own, in_force.withholds(event, alert.id)))
-    firing = [one for one in found if one.by is None]
+            by = in_force.withholds(event, alert.id)
+            found.append(_Found(alert, dispatched, own, by, by.told() if by else elsewhere.get(alert.id)))
+    firing = [one for one in found if one.withheld is None]
     by_kind = Counter(one.alert.event.meaning.name for one in firing)
-    wanted = found if withheld is None else [one for one in found if (one.by is not None) == withheld]
+    wanted = found if withheld is None else [one for one in found if (one.withheld is not None) == withheld]
     wanted.sort(key=lambda one: one.alert.starts_at, reverse=True)
-    wanted.sort(key=lambda one: (one.by is not None, one.labels.get(group, ""), _WORST.index(one.alert.event.severity)))
+    wanted.sort(
+        key=lambda one: (one.withheld is not None, one.labels.get(group, ""), _WORST.index(one.alert.event.severity))
+    )
     shown, written = wanted[offset : offset + limit], notes.all_(conn)
     statuses = deliveries.of_alerts(conn, [one.alert.id for one in shown])
     return ProblemsView(
@@ -128,6 +132,7 @@ class _Found:
     dispatched: bool
     labels: Mapping[str, str]
     by: Withholding | None
+    withheld: str | None
 
     def view(self, statuses: Sequence[DeliveryStatus], written: Notes) -> ProblemView:
         event = self.alert.event
@@ -144,7 +149,7 @@ class _Found:
             map_index=event.details.get("map_index"),
             dispatched=self.dispatched,
             told=tuple(map(DeliveryView.model_validate, statuses)),
-            withheld=self.by and self.by.told(),
+            withheld=self.withheld,
             acknowledged_by=self.by.author if isinstance(self.by, Acknowledgement) else None,
             silence=self.by and self.by.id,
             notes=tuple(map(NoteView.model_validate, own)),

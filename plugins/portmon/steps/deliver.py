@@ -24,6 +24,7 @@ from portmon.alerting.message.render import Layout, Message, render
 from portmon.alerting.outages import find_outages
 from portmon.alerting.queue import Notification, message_id, next_notifications, rests_until, superseded
 from portmon.alerting.routes import Routes
+from portmon.alerting.silences import SilencedElsewhere
 from portmon.config import Config
 from portmon.errors import DeliveryError, LeaseLostError, OverrunError, PortmonError, StorageError
 from portmon.model.alert import Alert, DeliveryState
@@ -31,7 +32,7 @@ from portmon.model.event import Event, units_of
 from portmon.model.event_kinds import AlertGroup, AlertRole
 from portmon.steps.dispatch import settle
 from portmon.steps.reminders import Book
-from portmon.storage import deliveries, hosts, lease, notes, quiet
+from portmon.storage import deliveries, hosts, lease, notes, quiet, silences
 from portmon.storage.database import Database
 from portmon.storage.notes import Notes
 
@@ -53,6 +54,7 @@ class AlertTask:
     does not hold up the others: a message has ``timeouts.SEND``, and channels that failed before come last.
 
     :param send: delivers to every target of a channel that is not named as done; raises DeliveryError
+    :param silenced: what withholds alerts at the receiver of a channel, by their ids; raises DeliveryError
     :param link: an event to the address of its host's task log
     :param page: address of the page that has what does not fit into a message
     :param page_of: an event to the address of the page of its port or host
@@ -66,6 +68,7 @@ class AlertTask:
     config: Config
     group: AlertGroup
     send: Callable[[Channel, Message, tuple[str, ...]], None]
+    silenced: Callable[[Channel, Sequence[Alert]], Mapping[str, SilencedElsewhere]]
     link: Callable[[Event], str | None]
     page: str | None
     page_of: Callable[[Event], str | None]
@@ -102,12 +105,14 @@ class AlertTask:
     def channels(self) -> list[Channel]:
         """Those that lack events or are to be repeated to, in their order; those that failed before come last."""
         channels = self.config.alerts.channels
-        repeating = [channel for channel in channels if channel.repeats_firing]
         with self.database.begin() as conn:
             tries = deliveries.tries(conn, self.group)
-            if repeating:
-                book = self.book(conn)
-                tries |= {one.name: 0 for one in repeating if one.name not in tries and book.due(one, self.group)}
+            others = [one for one in channels if one.repeats_firing or one.takes_acknowledgements]
+            others = [one for one in others if one.name not in tries]
+            if others:
+                book, now = self.book(conn), self.clock()
+                tries |= {one.name: 0 for one in others if book.due(one, self.group)}
+                tries |= {one.name: 0 for one in others if book.acknowledged(conn, one, self.group, now)}
         return sorted((one for one in channels if one.name in tries), key=lambda channel: tries[channel.name])
 
     def book(self, conn: Connection) -> Book:
@@ -217,6 +222,8 @@ class _Sender:
                 if not self._send(held, notification):
                     return
                 told |= {one.alert.id for one in notification.deliveries}
+        if self.channel.takes_acknowledgements:
+            self._acknowledge(held)
         if self.channel.repeats_firing:
             self._repeat(held, told)
 
@@ -270,19 +277,24 @@ class _Sender:
         try:
             self._within_limit(message, first.targets_done)
         except DeliveryError as error:
-            taken = tuple(dict.fromkeys((*first.targets_done, *error.delivered)))
+            done = tuple(dict.fromkeys((*first.targets_done, *error.delivered)))
+            left = sorted(ids - {*error.taken, *error.refused})
             under_way = isinstance(error.__cause__, OverrunError)
             # An earlier try may have come through, whatever became of this one: it stays the same message.
             unsure = under_way or error.unsure or any(one.message_id for one in notification.deliveries)
             now, reason, waits = task.clock(), str(error), error.waits
+            has, never = error.taken, error.refused
 
             def note(conn: Connection) -> None:
-                deliveries.failed(conn, name, sorted(ids), reason, taken, now, unsure=unsure)
+                deliveries.delivered(conn, name, has, now)
+                deliveries.refused(conn, name, never, reason, now)
+                deliveries.failed(conn, name, left, reason, done, now, unsure=unsure)
                 quiet.leave_alone(conn, name, waits, now)
 
             self._mark(held, note)
-            log.error("%s; events that stay in the queue: %d", error, len(ids))
+            log.error("%s; events that stay in the queue: %d", error, len(left))
             self.failures.append(error)
+            self.sent += len(error.taken)
             self._held |= {alert.event.alert_key for alert in found}
             # If it may still be under way: no second one beside it.
             return not under_way
@@ -318,6 +330,54 @@ class _Sender:
             else:
                 return
 
+    def _acknowledge(self, held: lease.Lease) -> None:
+        """Tell a channel which alerts a person takes care of. What fails is due again in the next try or run."""
+        task, name = self.task, self.channel.name
+        with task.database.begin() as conn:
+            held.renew(conn, ttl=LEASE_TTL)
+            due = task.book(conn).acknowledged(conn, self.channel, task.group, task.clock())
+            if not due or self._is_left_alone(quiet.until(conn, name, task.clock())):
+                return
+        for route in dict.fromkeys(route for _, route, _ in due):
+            own = {alert.event.id: (number, alert) for number, of, alert in due if of == route}
+            if not self._tell_acknowledged(held, route, own):
+                return
+
+    def _tell_acknowledged(self, held: lease.Lease, route: str, own: Mapping[str, tuple[int, Alert]]) -> bool:
+        """Tell a channel of acknowledgements, by the ids of the alerts' events; False if it did not take all."""
+        task, name, failure = self.task, self.channel.name, None
+        found = [alert for _, alert in own.values()]
+        try:
+            self._within_limit(task.message(found, task.group, route, reminder=False, acknowledged=True), ())
+        except DeliveryError as error:
+            log.error("%s; not acknowledged there: %d", error, len(own) - len(error.taken))
+            self.failures.append(error)
+            failure = error
+        taken = failure.taken if failure else tuple(own)
+
+        def note(conn: Connection) -> None:
+            silences.told(conn, name, [own[event_id][0] for event_id in taken], task.clock())
+            quiet.leave_alone(conn, name, failure.waits if failure else {}, task.clock())
+
+        self._mark(held, note)
+        return failure is None
+
+    def _note_silences(
+        self, held: lease.Lease, firing: Sequence[Alert], known: Mapping[str, SilencedElsewhere]
+    ) -> None:
+        """Keep what withholds alerts at the receiver, for people who look. A failure is no error.
+
+        :param known: what is kept of the channel
+        """
+        task, name, asked = self.task, self.channel.name, {alert.id for alert in firing}
+        try:
+            found = timeouts.within(timeouts.SEND, lambda: task.silenced(self.channel, firing)) if firing else {}
+        except Exception as error:
+            log.info("%s: what is silenced there is not known: %s", name, _place_of(error))
+            return
+        if found != {alert_id: one for alert_id, one in known.items() if alert_id in asked}:
+            self._mark(held, lambda conn: silences.note_elsewhere(conn, name, asked, found))
+
     def _repeat(self, held: lease.Lease, told: Collection[str]) -> None:
         """Tell Alertmanager again of open alerts. If that fails, they are due again in the next try or run.
 
@@ -328,7 +388,7 @@ class _Sender:
             held.renew(conn, ttl=LEASE_TTL)
             if self._is_left_alone(quiet.until(conn, name, task.clock())):
                 return
-            due = task.book(conn).due(self.channel, task.group)
+            due, known = task.book(conn).due(self.channel, task.group), silences.noted_elsewhere(conn, name)
         by_route: dict[str, list[Alert]] = defaultdict(list)
         for route, alert in due:
             if alert.id not in told:
@@ -344,6 +404,7 @@ class _Sender:
                 self._mark(held, partial(quiet.leave_alone, channel=name, waits=error.waits, now=task.clock()))
                 return
             log.info("%s: repeated what it knows (alerts: %d)", name, len(found))
+        self._note_silences(held, [alert for _, alert in due if alert.ends_at is None], known)
 
     def _within_limit(self, message: Message, done: tuple[str, ...]) -> None:
         """Send, whatever the channel's code does: hang, or raise what it should not.

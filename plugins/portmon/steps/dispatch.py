@@ -84,6 +84,8 @@ def dispatch(conn: Connection, config: Config, run_id: str, now: datetime, inter
     queue = _apply_silences(conn, queue, in_force, _over(conn, queue, in_force, book.opened))
     queue = _give_up(conn, queue, config, now, lambda: journal.jumped(conn, run_id, now, interval))
     groups = {one.group for one in queue if not rests(one, now)}
+    for channel in config.alerts.channels:
+        groups |= {group for *_, one in book.acknowledged(conn, channel, None, now) if (group := one.event.group)}
     return groups | {group for channel in config.alerts.channels for group in AlertGroup if book.due(channel, group)}
 
 

@@ -13,7 +13,7 @@ from portmon.alerting.silences import SilencesInForce
 from portmon.config import Config
 from portmon.model.alert import Alert, DeliveryState, Receipt
 from portmon.model.event_kinds import AlertGroup
-from portmon.storage import alerts, deliveries, events
+from portmon.storage import alerts, deliveries, events, silences
 
 RESOLVED_FOR = timedelta(minutes=5)
 """How long an end is repeated, for a receiver that missed it."""
@@ -56,6 +56,24 @@ class Book:
             (receipt.route, alert)
             for alert in (*self.opened.values(), *ended)
             if alert.event.group is group
+            and (receipt := self.receipts[alert.id].get(channel.name)) is not None
+            and receipt.at is not None
+        ]
+
+    def acknowledged(
+        self, conn: Connection, channel: Channel, group: AlertGroup | None, now: datetime
+    ) -> list[tuple[int, str, Alert]]:
+        """Acknowledged alerts that a channel was notified of and is to be told that a person takes care of them.
+
+        :param group: of their events; None: of each group
+        :returns: id of the acknowledgement, route that the alert came by, and the alert
+        """
+        untold = silences.untold(conn, channel.name, now) if channel.takes_acknowledgements else {}
+        return [
+            (untold[alert.id], receipt.route, alert)
+            for alert in self.opened.values()
+            if alert.id in untold
+            and (group is None or alert.event.group is group)
             and (receipt := self.receipts[alert.id].get(channel.name)) is not None
             and receipt.at is not None
         ]

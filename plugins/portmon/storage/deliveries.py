@@ -91,6 +91,11 @@ def failed(
     _change(conn, channel, event_ids, UNSENT, now, values)
 
 
+def refused(conn: Connection, channel: str, event_ids: Sequence[str], error: str, now: datetime) -> None:
+    """Give up events that a channel will never take; if their alert goes on, a reminder is sent all the same."""
+    _change(conn, channel, event_ids, UNSENT, now, {"state": DeliveryState.EXPIRED, "last_error": error})
+
+
 def settle(
     conn: Connection, found: Sequence[tuple[Delivery, str | None]], state: DeliveryState, now: datetime, **more: Any
 ) -> None:

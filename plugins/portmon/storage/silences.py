@@ -9,11 +9,19 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
-from portmon.alerting.silences import Acknowledgement, Silence, SilencesInForce, Withholding, parse_weekly, zone
+from portmon.alerting.silences import (
+    Acknowledgement,
+    Silence,
+    SilencedElsewhere,
+    SilencesInForce,
+    Withholding,
+    parse_weekly,
+    zone,
+)
 from portmon.matching import is_named
 from portmon.storage import hosts as stored_hosts
-from portmon.storage.sql import change_in, inserted_id
-from portmon.storage.tables import silences
+from portmon.storage.sql import change_in, chunks, insert_rows, inserted_id, rows_in
+from portmon.storage.tables import alerts, silenced_elsewhere, silences, told_acknowledgements
 
 
 def add(
@@ -127,6 +135,62 @@ def expire(conn: Connection, before: datetime) -> int:
     """Delete those that were over before a moment, and return how many."""
     over = or_(silences.c.ends_at < before, silences.c.lifted_at < before)
     return int(conn.execute(delete(silences).where(over)).rowcount)
+
+
+# ── acknowledgements that channels are told of ──────────────────────────────────────────────────
+
+
+def untold(conn: Connection, channel: str, now: datetime) -> dict[str, int]:
+    """Open alert that is acknowledged: the newest acknowledgement of it, if the channel was not told of that one."""
+    told = told_acknowledgements
+    query = (
+        select(silences.c.alert_id, silences.c.id, told.c.told_at)
+        .join(alerts, and_(alerts.c.id == silences.c.alert_id, alerts.c.ends_at.is_(None)))
+        .outerjoin(told, and_(told.c.silence_id == silences.c.id, told.c.channel == channel))
+        .where(_in_force(now), silences.c.starts_at <= now)
+        .order_by(silences.c.id)
+    )
+    newest = {row.alert_id: row for row in conn.execute(query)}
+    return {alert_id: row.id for alert_id, row in newest.items() if row.told_at is None}
+
+
+def told(conn: Connection, channel: str, silence_ids: Collection[int], now: datetime) -> None:
+    """Note that a channel was told of acknowledgements."""
+    rows = [{"silence_id": one, "channel": channel, "told_at": now} for one in silence_ids]
+    insert_rows(conn, told_acknowledgements, rows)
+
+
+# ── what receivers withhold ─────────────────────────────────────────────────────────────────────
+
+
+def note_elsewhere(
+    conn: Connection, channel: str, asked: Collection[str], found: Mapping[str, SilencedElsewhere]
+) -> None:
+    """Note what a receiver withholds.
+
+    :param asked: ids of the alerts that it was asked about
+    :param found: id of an alert: what withholds it
+    """
+    for part in chunks(sorted(asked)):
+        own = and_(silenced_elsewhere.c.channel == channel, silenced_elsewhere.c.alert_id.in_(part))
+        conn.execute(delete(silenced_elsewhere).where(own))
+    rows = [
+        {"alert_id": alert_id, "channel": channel, "told": one.told, "ends_at": one.ends_at}
+        for alert_id, one in found.items()
+    ]
+    insert_rows(conn, silenced_elsewhere, rows)
+
+
+def noted_elsewhere(conn: Connection, channel: str) -> dict[str, SilencedElsewhere]:
+    """Id of an alert: what withholds it at a receiver, as it was noted last."""
+    query = select(silenced_elsewhere).where(silenced_elsewhere.c.channel == channel)
+    return {row.alert_id: SilencedElsewhere(row.told, row.ends_at) for row in conn.execute(query)}
+
+
+def elsewhere(conn: Connection, alert_ids: Collection[str], now: datetime) -> dict[str, str]:
+    """Id of an alert: what withholds it at its receivers, in words."""
+    query = select(silenced_elsewhere).where(silenced_elsewhere.c.ends_at > now).order_by(silenced_elsewhere.c.channel)
+    return {row.alert_id: row.told for row in rows_in(conn, query, silenced_elsewhere.c.alert_id, alert_ids)}
 
 
 def _in_force(now: datetime) -> ColumnElement[bool]:

@@ -396,6 +396,25 @@ silences = Table(
     comment="messages that are withheld, and until when; with alert_id an acknowledgement of that alert",
 )
 
+told_acknowledgements = Table(
+    "told_acknowledgements",
+    metadata,
+    Column("silence_id", Integer, ForeignKey(silences.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("channel", SafeText, primary_key=True),
+    Column("told_at", UtcDateTime, nullable=False),
+    comment="acknowledgements that a channel was told of",
+)
+
+silenced_elsewhere = Table(
+    "silenced_elsewhere",
+    metadata,
+    Column("alert_id", String(32), ForeignKey(alerts.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("channel", SafeText, primary_key=True),
+    Column("told", SafeText, nullable=False),
+    Column("ends_at", UtcDateTime, nullable=False),
+    comment="alerts that a receiver such as Alertmanager withholds, as it said when it was last asked",
+)
+
 observations = Table(
     "observations",
     metadata,

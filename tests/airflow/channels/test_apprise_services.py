@@ -18,8 +18,8 @@ from werkzeug import Response
 
 from portmon.airflow.outside import deliver
 from portmon.alerting.channels import AppriseChannel, WebhookChannel
-from portmon.alerting.channels.apprise_services import BY_SCHEMA, SERVICES
 from portmon.alerting.channels.fitting import fitted
+from portmon.alerting.channels.services import BY_SCHEMA, SERVICES
 from portmon.alerting.message.render import Layout, Message, render
 from portmon.errors import DeliveryError
 from portmon.model.event_kinds import AlertGroup

@@ -1,6 +1,6 @@
 """Chat services as their vendors document them, on this machine: what they take, and how they refuse.
 
-Written for these tests by the pages that ``portmon.alerting.channels.apprise_services`` names; each counts for itself.
+Written for these tests by the pages that ``portmon.alerting.channels.services`` names; each counts for itself.
 """
 
 from __future__ import annotations

@@ -42,6 +42,10 @@ class Airflow:
     def send(self, request: HttpRequest) -> None:
         self.sent.append(request)
 
+    def ask(self, request: HttpRequest, size: int) -> bytes:
+        self.sent.append(request)
+        return b"[]"
+
     def connection(self, conn_id: str) -> Any | None:
         found = self.connections.get(conn_id)
         if isinstance(found, Exception):

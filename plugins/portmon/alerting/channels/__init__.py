@@ -10,10 +10,23 @@ from pydantic import Field
 
 from portmon.alerting.channels.alertmanager import AlertmanagerChannel
 from portmon.alerting.channels.apprise import AppriseChannel
+from portmon.alerting.channels.dingtalk import DingTalkChannel
+from portmon.alerting.channels.feishu import FeishuChannel
 from portmon.alerting.channels.log import LogChannel
 from portmon.alerting.channels.notifier import NotifierChannel
+from portmon.alerting.channels.pagerduty import PagerDutyChannel
 from portmon.alerting.channels.webhook import WebhookChannel
+from portmon.alerting.channels.wecom import WeComChannel
 
 Channel = Annotated[
-    LogChannel | AppriseChannel | AlertmanagerChannel | WebhookChannel | NotifierChannel, Field(discriminator="type")
+    LogChannel
+    | AppriseChannel
+    | AlertmanagerChannel
+    | WebhookChannel
+    | NotifierChannel
+    | PagerDutyChannel
+    | FeishuChannel
+    | DingTalkChannel
+    | WeComChannel,
+    Field(discriminator="type"),
 ]

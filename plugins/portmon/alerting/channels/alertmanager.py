@@ -12,8 +12,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ from portmon.text import REASON_LIMIT, inert, plain
 
 if TYPE_CHECKING:
     from portmon.alerting.message.render import Message
+    from portmon.alerting.silences import SilencedElsewhere
     from portmon.model.alert import Alert
 
 BATCH = 1000
@@ -35,6 +36,12 @@ LABEL_LIMIT = 200
 """Characters of a label's value."""
 NAME_LIMIT = 100
 """Characters of a label's name."""
+ASKED = 10.0
+"""Seconds for an answer to what is silenced: it is for people who look, and holds nothing up."""
+SIZE = 16 * 1024**2
+"""Bytes of such an answer."""
+SILENCED_ONLY = "active=false&inhibited=false&unprocessed=false&silenced=true&filter=job%3D%22portmon%22"
+"""Which alerts are asked for."""
 OWN_LABELS = frozenset({"alertname", "job", "host", "host_id", "port", "protocol", "program", "unit", "severity"})
 """Names that no label of a host can take."""
 
@@ -58,6 +65,38 @@ class AlertmanagerChannel(BaseChannel):
             body = json.dumps(alerts[begin : begin + BATCH]).encode()
             headers = {"Content-Type": "application/json"}
             outside.send(HttpRequest(self.name, self.conn_id, "api/v2/alerts", "POST", body, headers, ok=_is_ok))
+
+    def silenced(self, alerts: Sequence[Alert], outside: Outside) -> Mapping[str, SilencedElsewhere]:
+        """The silences of Alertmanager that match alerts. It is asked for them only if it says that there are any."""
+        from portmon.alerting.silences import SilencedElsewhere
+
+        wanted = {frozenset(labels(alert).items()): alert.id for alert in alerts}
+        by_alert: dict[str, list[str]] = {}
+        for posted in self._asked(outside, f"api/v2/alerts?{SILENCED_ONLY}"):
+            alert_id = wanted.get(frozenset(posted["labels"].items()))
+            if alert_id is not None and posted["status"]["silencedBy"]:
+                by_alert[alert_id] = posted["status"]["silencedBy"]
+        if not by_alert:
+            return {}
+        known = {one["id"]: one for one in self._asked(outside, "api/v2/silences")}
+        found = {}
+        for alert_id, ids in by_alert.items():
+            own = [known[one] for one in ids if one in known and known[one]["status"]["state"] == "active"]
+            if own:
+                # The one that lasts longest: messages begin again when it ends.
+                end, by, why = max(
+                    (datetime.fromisoformat(one["endsAt"]), one["createdBy"], one["comment"]) for one in own
+                )
+                shown = f"silenced in Alertmanager by {plain(by)} until {end.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+                reason = plain(why.strip(), REASON_LIMIT)
+                found[alert_id] = SilencedElsewhere(f"{shown}: {reason}" if reason else shown, end)
+        return found
+
+    def _asked(self, outside: Outside, path: str) -> list[Any]:
+        """A list that Alertmanager answers."""
+        limit = timedelta(seconds=ASKED)
+        found = json.loads(outside.ask(HttpRequest(self.name, self.conn_id, path, "GET", ok=_is_ok, limit=limit), SIZE))
+        return found if isinstance(found, list) else []
 
 
 def _is_ok(status: int) -> bool:

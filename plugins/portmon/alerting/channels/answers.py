@@ -60,8 +60,10 @@ def text_of_answer(body: bytes, fields: Mapping[str, Any]) -> str:
     """What the answer says to people: not yet without secrets, nor one line."""
     if not fields:
         return body[:TEXT_LIMIT].decode("utf-8", "replace").strip()
-    value = next((fields[name] for name in _TEXTS if fields.get(name)), "")
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    found = [fields[name] for name in _TEXTS if fields.get(name)][:1]
+    if found and isinstance(errors := fields.get("errors"), list) and errors != found[0]:
+        found.append(errors)  # PagerDuty: the message is always the same
+    return " ".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in found)
 
 
 def says_too_often(text: str) -> bool:

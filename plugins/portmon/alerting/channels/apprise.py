@@ -16,8 +16,8 @@ from portmon.fields import Text
 from portmon.untrusted.redact import describe
 
 if TYPE_CHECKING:
-    from portmon.alerting.channels.apprise_services import Refusal
     from portmon.alerting.channels.apprise_targets import AppriseTarget
+    from portmon.alerting.channels.services import Refusal
     from portmon.alerting.message.render import Message
 
 TARGET_TIMEOUT = 20.0
@@ -46,8 +46,8 @@ class AppriseChannel(BaseChannel):
         Several targets are asked at once, and none after most of the channel's time is over: a target that hangs must
         not keep the message from the others, nor this channel from telling which targets have it.
         """
-        from portmon.alerting.channels.apprise_services import Refusal
         from portmon.alerting.channels.apprise_targets import targets_of
+        from portmon.alerting.channels.services import Refusal
 
         targets = list(targets_of(self._paths(outside), f"connection {self.conn_id!r}"))
         last_start = time.monotonic() + timeouts.SEND.total_seconds() - TARGET_TIMEOUT - 1

@@ -9,9 +9,9 @@ from typing import Any
 
 import apprise
 
-from portmon.alerting.channels.apprise_services import BY_SCHEMA, Refusal
 from portmon.alerting.channels.apprise_wire import Exchange
 from portmon.alerting.channels.fitting import fitted
+from portmon.alerting.channels.services import BY_SCHEMA, Refusal
 from portmon.alerting.message.render import Message
 from portmon.model.event_kinds import Severity
 from portmon.untrusted.urls import is_ambiguous

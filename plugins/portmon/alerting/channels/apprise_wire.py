@@ -16,8 +16,8 @@ from typing import Any
 
 import requests
 
-from portmon.alerting.channels.apprise_services import ChatService, Refusal, refusal
 from portmon.alerting.channels.mail import LONGEST, folded
+from portmon.alerting.channels.services import ANSWER_LIMIT, ChatService, Refusal, refusal
 
 BODY_LIMIT = 1 << 20
 """Bytes of an answer, unpacked. A proxy in place of a service may send any number."""
@@ -76,7 +76,7 @@ class Exchange:
         if self.refusal is not None and self.refusal.wait is not None:
             raise requests.RequestException("it asked to be left alone")
         answer = _read(requests.request(method, url, **{**options, "stream": True}))  # noqa: S113 - the plugin gives one
-        found = refusal(answer, self.service, self.redact)
+        found = refusal(answer.status_code, answer.headers, answer.content[:ANSWER_LIMIT], self.service, self.redact)
         self.refused_last = found is not None
         # Of several, the one in a success: the plugin does not see it.
         if found is not None and not (self.refusal and self.refusal.in_success):

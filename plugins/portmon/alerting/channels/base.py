@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -15,7 +15,10 @@ from portmon.errors import DeliveryError
 from portmon.fields import Section, Text
 
 if TYPE_CHECKING:
+    from portmon.alerting.channels.services import ChatService
     from portmon.alerting.message.render import Message
+    from portmon.alerting.silences import SilencedElsewhere
+    from portmon.model.alert import Alert
 
 OPTIONS = {
     "http": "--conn-host https://…",
@@ -33,11 +36,12 @@ class NeededConnection(NamedTuple):
 
     id: str
     type: str = "http"
+    options: str = ""
 
     @property
     def hint(self) -> str:
         """How to add the connection."""
-        options = OPTIONS.get(self.type, "…")
+        options = self.options or OPTIONS.get(self.type, "…")
         return f"add it with `airflow connections add {self.id} --conn-type {self.type} {options}`"
 
     @property
@@ -47,15 +51,46 @@ class NeededConnection(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Secrets:
+    """What an Airflow HTTP connection keeps besides its headers, None or empty if it has none of it.
+
+    :param password: without a login; with one it is the login's
+    :param secret: extra field, the key of a signature
+    :param old_secret: extra field, the key that ``secret`` takes the place of
+    """
+
+    password: str | None = field(default=None, repr=False)
+    secret: str | None = field(default=None, repr=False)
+    old_secret: str | None = field(default=None, repr=False)
+
+
+def password_of(channel: BaseChannel, conn_id: str, secrets: Secrets, what: str) -> str:
+    """The password of a channel's connection.
+
+    :param what: what it is, for people
+    :raises DeliveryError: there is none
+    """
+    if not secrets.password:
+        raise channel.failure(f"connection {conn_id!r} has no password without a login: set it to the {what}")
+    return secrets.password
+
+
+def _as_it_is(request: HttpRequest, secrets: Secrets) -> HttpRequest:
+    return request
+
+
+@dataclass(frozen=True, slots=True)
 class HttpRequest:
     """A request over an Airflow HTTP connection.
 
     :param channel: name for errors
     :param endpoint: path below the connection's host, which may have a path as well
-    :param sign: makes headers of the connection's extra field ``secret``, if there is one
+    :param complete: makes of the request the one that is sent, with the secrets of the connection; raises DeliveryError
+        if one is missing
     :param ok: which HTTP statuses say that the receiver took it
     :param denied: reads the beginning of an answer of success: the code of a refusal, empty if it has none, None if it
-        is no refusal. Without it the answer is not read.
+        is no refusal. Without it and ``service`` the answer is not read.
+    :param service: reads the answer in place of ``ok`` and ``denied``
     :param limit: for all of it, the answer included; None: 30 s
     """
 
@@ -65,9 +100,10 @@ class HttpRequest:
     method: str = "POST"
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    sign: Callable[[str], Mapping[str, str]] = lambda _: {}
+    complete: Callable[[HttpRequest, Secrets], HttpRequest] = _as_it_is
     ok: Callable[[int], bool] = lambda status: 200 <= status < 300
     denied: Callable[[bytes], str | None] | None = None
+    service: ChatService | None = None
     limit: timedelta | None = None
 
 
@@ -79,6 +115,9 @@ class Outside(Protocol):
 
     def send(self, request: HttpRequest) -> None:
         """Send a request; raises DeliveryError unless the receiver took it."""
+
+    def ask(self, request: HttpRequest, size: int) -> bytes:
+        """The body of an answer of success, of at most ``size`` bytes; raises DeliveryError for every other one."""
 
     def connection(self, conn_id: str) -> Any | None:
         """A connection, None if there is none; raises ConfigError or UnansweredError if it can't be read."""
@@ -100,6 +139,8 @@ class BaseChannel(Section):
     """The receiver forgets an alert that is not sent again: each run repeats a firing alert, and none is given up."""
     knows_ids: ClassVar[bool] = False
     """The receiver recognizes a message that comes twice by its id."""
+    takes_acknowledgements: ClassVar[bool] = False
+    """The receiver is told that a person takes care of an alert, by a message that is ``acknowledged``."""
     threads_mails: ClassVar[bool] = False
     """Mails of one alert refer to each other."""
     conn_type: ClassVar[str] = "http"
@@ -121,6 +162,13 @@ class BaseChannel(Section):
     def check(self, outside: Outside) -> list[str]:
         """Sentences about what is wrong, as far as it shows without the connection and without sending."""
         return []
+
+    def silenced(self, alerts: Sequence[Alert], outside: Outside) -> Mapping[str, SilencedElsewhere]:
+        """What withholds alerts at the receiver, by their ids; asked for a channel that ``repeats_firing``.
+
+        :raises DeliveryError: it does not say
+        """
+        return {}
 
     @abstractmethod
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from portmon.alerting.message.render import Message
 from portmon.text import whole
+
+if TYPE_CHECKING:
+    from portmon.alerting.message.render import Message
 
 _SHORT = 16
 """Characters below which nothing is shortened."""

@@ -8,13 +8,14 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from portmon.alerting.channels.answers import denied
-from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside, endpoint_problems
+from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside, Secrets, endpoint_problems
 from portmon.fields import Text
 from portmon.text import plain
 
@@ -47,10 +48,13 @@ class WebhookChannel(BaseChannel):
         now = str(int(time.time()))
         headers = {"Content-Type": "application/json", "Idempotency-Key": message.id}
 
-        def signature(key: str) -> dict[str, str]:
-            return {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(key, now, body)}
+        def signed(request: HttpRequest, secrets: Secrets) -> HttpRequest:
+            if secrets.secret is None:
+                return request
+            own = {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(secrets.secret, now, body)}
+            return replace(request, headers={**request.headers, **own})
 
-        request = HttpRequest(self.name, self.conn_id, self.endpoint, "POST", body, headers, signature, denied=denied)
+        request = HttpRequest(self.name, self.conn_id, self.endpoint, "POST", body, headers, signed, denied=denied)
         outside.send(request)
 
 
@@ -69,7 +73,7 @@ def document(message: Message) -> dict[str, Any]:
         "severity": message.severity.value,
         "title": _valid(message.title),
         "text": _valid(message.text),
-        "alerts": [_alert(*linked) for linked in message.linked()],
+        "alerts": [alert_document(*linked) for linked in message.linked()],
     }
 
 
@@ -81,7 +85,8 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return f"sha256={hmac.digest(secret.encode(), f'{timestamp}.'.encode() + body, 'sha256').hex()}"
 
 
-def _alert(alert: Alert, link: str | None, page: str | None) -> dict[str, Any]:
+def alert_document(alert: Alert, link: str | None, page: str | None) -> dict[str, Any]:
+    """An alert as JSON types, with the addresses of its task log and of its page."""
     event = alert.event
     fields = {
         "id": alert.id,

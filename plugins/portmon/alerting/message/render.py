@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from portmon.alerting.config import Language
 from portmon.alerting.message.bodies import Bodies, fill
 from portmon.alerting.message.build import checked, view_of
-from portmon.alerting.message.order import in_order, worst
+from portmon.alerting.message.order import Block, in_order, worst
 from portmon.alerting.outages import Outage
 from portmon.model.alert import Alert
 from portmon.model.event import Event
@@ -39,12 +39,16 @@ class Message(Bodies):
     :param severity: of the worst event
     :param id: 32 hex digits, the same for the same message sent again: an idempotency key
     :param reminder: it repeats alerts that still fire
+    :param acknowledged: a person takes care of its alerts; only for a channel that ``takes_acknowledgements``
+    :param language: of its texts
     :param alerts: worst first, also those that did not fit into the lines
     :param links: of the task log of each alert
     :param pages: of the page of its port or host
+    :param page: of the page that has all that is wrong
     :param expires_at: when a receiver that forgets drops a firing alert, unless it is sent again
     :param lines: number of lines listed
     :param cut: the same message with at most so many lines, for receivers that take less; None if it was not rendered
+    :param alone: title and bodies of a message about one of its alerts; None if it was not rendered
     :param resting: targets of the channel that asked to be left alone, and until when
     :param crowded: runs with more alerts than one message to the channel could name
     """
@@ -54,12 +58,16 @@ class Message(Bodies):
     group: AlertGroup = AlertGroup.DOWN
     route: str = ""
     reminder: bool = False
+    acknowledged: bool = False
+    language: Language = "en"
     alerts: tuple[Alert, ...] = ()
     links: tuple[str | None, ...] = ()
     pages: tuple[str | None, ...] = ()
+    page: str | None = None
     expires_at: datetime | None = None
     lines: int = 0
     cut: Callable[[int], Bodies] | None = field(default=None, repr=False, compare=False)
+    alone: Callable[[Alert], Bodies] | None = field(default=None, repr=False, compare=False)
     resting: Mapping[str, datetime] = field(default_factory=dict)
     crowded: frozenset[str] = frozenset()
 
@@ -67,6 +75,13 @@ class Message(Bodies):
         """Each alert with the addresses of its task log and of its page, None if it has none."""
         nothing = (None,) * len(self.alerts)
         return zip(self.alerts, self.links or nothing, self.pages or nothing, strict=True)
+
+    def each(self) -> Iterator[Message]:
+        """The same message about each of its alerts alone."""
+        for alert, link, page in self.linked():
+            bodies = asdict(self.alone(alert)) if self.alone else {}
+            own: dict[str, Any] = {"alerts": (alert,), "links": (link,), "pages": (page,)}
+            yield replace(self, **bodies, **own, severity=alert.event.severity, lines=1, cut=None, alone=None)
 
 
 def render(
@@ -98,20 +113,36 @@ def render(
         raise ValueError("a message needs at least one alert")
     blocks = in_order(alerts, outages or {})
     told = tuple(alert for block in blocks for bundle in block for alert in bundle.alerts)
+    everything = checked(page)
     links = {alert.event.id: checked(link(alert.event)) for alert in told}
     pages = {alert.event.id: checked(page_of(alert.event)) for alert in told}
     notes = {alert.event.id: note_of(alert.event) for alert in told}
-    addresses = partial(view_of, blocks, group, links=links, pages=pages, notes=notes, page=checked(page))
-    view = partial(addresses, subject=subject, reminder=reminder)
-    bodies = fill(view(max_lines=layout.max_lines), layout.language, layout.templates)
+
+    def bodies(shown: Sequence[Block], lines: int, *, again: bool = True) -> Bodies:
+        view = view_of(
+            shown,
+            group,
+            max_lines=lines,
+            links=links,
+            pages=pages,
+            notes=notes,
+            page=everything,
+            subject=subject,
+            reminder=reminder,
+        )
+        return fill(view, layout.language, layout.templates, again=again)
+
     return Message(
-        **asdict(bodies),
+        **asdict(bodies(blocks, layout.max_lines, again=False)),
         severity=worst(told),
         group=group,
         reminder=reminder,
+        language=layout.language,
         alerts=told,
         links=tuple(links[alert.event.id] or None for alert in told),
         pages=tuple(pages[alert.event.id] or None for alert in told),
+        page=everything or None,
         lines=min(layout.max_lines, sum(map(len, blocks))),
-        cut=lambda lines: fill(view(max_lines=lines), layout.language, layout.templates, again=True),
+        cut=lambda lines: bodies(blocks, lines),
+        alone=lambda one: bodies(in_order([one], {}), 1),
     )

@@ -168,6 +168,15 @@
     });
     const opened = document.querySelector("form[data-open] button.act");
     if (opened) prepare(opened);
+    // The address in a message asks for the form of one alert.
+    const asked = new URLSearchParams(window.location.search).get("acknowledge");
+    for (const button of asked ? document.querySelectorAll('button.act[data-url="acknowledgements"]') : []) {
+      const ids = JSON.parse(button.dataset.body).alerts;
+      if (ids.length === 1 && ids[0] === asked) {
+        prepare(button);
+        break;
+      }
+    }
   }
 
   // ── a run, started by the reader's own request to Airflow ────────────────────────────────────

@@ -1,8 +1,8 @@
-"""The services behind Apprise: how long a request may be, and which answers are refusals.
+"""Chat services: how long a request may be, and which answers are refusals.
 
-Apprise counts characters where many services count bytes, cuts before it escapes, and takes HTTP 200 for success,
-which several services answer to a message that they refuse. So the request is measured as it is sent, and the answer
-is read.
+Several services answer HTTP 200 to a message that they refuse, and Apprise takes that for success; it counts characters
+where many services count bytes, and cuts before it escapes. So the request is measured as it is sent, and the answer is
+read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jmespath
-import requests
 
 from portmon.alerting.channels.answers import parsed_answer, refused_by, says_too_often, text_of_answer
 from portmon.alerting.channels.base import WAIT, wait_of
@@ -43,7 +42,7 @@ class Limit(NamedTuple):
 class ChatService:
     """A service that docs/alerts.md shows.
 
-    :param schema: of its Apprise URLs
+    :param schema: of its Apprise URLs, and type of its channel if it has one
     :param source: the vendor's documentation of limits and answers
     :param taken: fields of an answer, each with its value if the service took the message: one of them must be there.
         Without any, each answer that is neither a page nor says otherwise is a success.
@@ -166,21 +165,23 @@ class Refusal:
     taken: tuple[str, ...] = ()
 
 
-def refusal(answer: requests.Response, service: ChatService | None, redact: Callable[[str], str]) -> Refusal | None:
+def refusal(
+    status: int, headers: Mapping[str, str], body: bytes, service: ChatService | None, redact: Callable[[str], str]
+) -> Refusal | None:
     """Why the service refused a message, None if it took it.
 
+    :param status: of its answer, with the headers and the beginning of the body
     :param service: None if it is none of ``SERVICES``
     :param redact: makes one line without secrets of the service's text
     """
-    body = answer.content[:ANSWER_LIMIT]
     found = parsed_answer(body)
     fields: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    success = 200 <= answer.status_code < 300
+    success = 200 <= status < 300
     code = _refused(body, fields, service)
     if success and code is None:
         return None
     text = text_of_answer(body, fields)
-    parts = [] if success else [f"HTTP {answer.status_code}"]
+    parts = [] if success else [f"HTTP {status}"]
     if code:
         parts.append(code)
     if shown := redact(text):
@@ -188,8 +189,8 @@ def refusal(answer: requests.Response, service: ChatService | None, redact: Call
     elif success:
         parts.append("it says nothing")
     wait = wait_of(
-        answer.status_code,
-        answer.headers,
+        status,
+        headers,
         more=(fields.get("retry_after"), jmespath.search("parameters.retry_after", fields), _in_thousandths(fields)),
         too_often=says_too_often(f"{code or ''} {text}")
         or (service is not None and not service.throttled.isdisjoint(str(fields.get(name)) for name in service.codes)),
