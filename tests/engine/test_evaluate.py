@@ -831,6 +831,16 @@ def test_a_port_that_a_rule_named_stays_mature() -> None:
     assert world.host().fingerprint is not None
 
 
+def test_a_port_that_a_rule_named_while_it_was_down_stays_mature() -> None:
+    world = World()
+    for look in (ok(0, 22), ok(1, 22, 80), ok(2, 22)):
+        world.see(look)
+    assert world.port(80)["young_since"] is not None
+    world.rules = RuleSet([Rule(action="allow", port=["22", "80"])])
+    assert world.see(ok(3, 22)) == []
+    assert world.port(80)["young_since"] is None
+
+
 @pytest.mark.parametrize(("pids", "waits"), [((7, 8), False), ((7, None), False), ((7, 9), True)])
 def test_an_owner_that_could_not_be_compared_may_be_in_the_next_look(pids: tuple[int | None, ...], waits: bool) -> None:
     owners = (

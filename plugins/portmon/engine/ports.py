@@ -91,9 +91,9 @@ class HostPorts:
         for port in sorted(missing, key=self._young.speaks):
             key = frames.key_of(port)
             declared, accepted, heir = self._must.get(port.number), self._accepted.get(key), heirs.get(port.number)
-            port = self._young.lent(self._of_age(port))
+            lent = self._young.lent(self._of_age(port))
             step = transitions.gone(
-                port, self._evidence, declared=declared, accepted=accepted, heir=heir, terms=self._terms(port)
+                lent, self._evidence, declared=declared, accepted=accepted, heir=heir, terms=self._terms(lent)
             )
             self._keep(key, port, step)
         for number, seen in arrivals.items():
