@@ -41,6 +41,7 @@ NOT_RUN = {
         "pg_dump": "needs a database with a state: tests/stories/test_restore.py",
         "pg_restore": "the same",
         "docker compose": "needs Docker: tests/compose runs what its services run",
+        "kubectl": "needs Kubernetes: tests/compose/test_helm_values.py reads the values",
         "airflow backfill create": "needs a scheduler: tests/e2e/test_replay.py has one",
         'echo "UPDATE backfill': "is for a database with a backfill; a test of it is below",
     },
