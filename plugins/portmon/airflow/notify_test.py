@@ -74,7 +74,9 @@ def _send(config: Config, routes: Routes, route: str, channel: Channel, alert: A
     style, group = routes.style(route), alert.event.group
     assert group is not None  # noqa: S101 - for the type checker: notes are not in PAIRS
     layout = Layout(style.language, style.max_lines, config.templates)
-    message = render([alert], group, layout=layout, link=lambda _: None, page=page_link(), page_of=lambda _: page_link())
+    message = render(
+        [alert], group, layout=layout, link=lambda _: None, page=page_link(), page_of=lambda _: page_link()
+    )
     message = replace(
         message,
         route=route,

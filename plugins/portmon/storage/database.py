@@ -29,7 +29,7 @@ from portmon.errors import DatabaseBusyError, NoDatabaseError, StorageError, Too
 logging.getLogger("alembic.runtime").setLevel(logging.WARNING)
 
 VERSION_TABLE = "portmon_alembic_version"
-FIRST_RELEASED = "r0009"
+FIRST_RELEASED = "r0010"
 """The revision of the first release: every later one can be undone."""
 BUSY_SECONDS = 30
 """How long SQLite waits for another writer, and PostgreSQL for a connection."""
