@@ -17,6 +17,7 @@ from portmon.model.observation import Observation, Outcome
 from tests.worlds.histories import INTERVAL, Step
 from tests.worlds.reference import Defaults, Told
 
+TICK = timedelta(microseconds=1)
 LONG = timedelta(minutes=15)
 DAY = timedelta(days=1)
 NOTES = (
@@ -270,7 +271,9 @@ def _read(story: Story, judged: Judged) -> None:
         story.flapping.clear()
         newest = max(look.observed_at for look in judged.step.looks)
         for host_id, looks in story.looks.items():
-            story.looks[host_id] = {at: look for at, look in looks.items() if at <= newest}
+            answers = [at for at, (_, look) in looks.items() if look.listing is not None]
+            last = {newest - TICK: looks[max(answers)]} if answers and max(answers) > newest else {}
+            story.looks[host_id] = {at: look for at, look in looks.items() if at <= newest} | last
         for messages in story.messages.values():
             messages[:] = [min(at, newest) for at in messages]
     if story.clock_back:
