@@ -48,6 +48,14 @@ def _routable(kinds: tuple[EventKind, ...]) -> tuple[EventKind, ...]:
     return kinds
 
 
+def _runbook_address(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s{}]+\{kind\}[^\s{}]*", value):
+        raise ValueError(
+            f"{value[:200]!r} is no address with {{kind}} in it, such as https://wiki.example.com/{{kind}}"
+        )
+    return value
+
+
 def _enum_schema(values: Iterable[StrEnum]) -> WithJsonSchema:
     one = {"type": "string", "enum": [value.value for value in values]}
     return WithJsonSchema({"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]})
@@ -174,6 +182,10 @@ class Alerts(Section):
     )
     templates: Text | None = Field(
         None, description="folder with templates of your own, relative to this file; docs/messages.md"
+    )
+    runbook_url: Annotated[str, AfterValidator(_runbook_address)] | None = Field(
+        None,
+        description="address with `{kind}` to which messages lead for what to do; default: portmon's page; empty: none",
     )
     heartbeat: Heartbeat | None = Field(
         None, description="dead-man's switch: where to ping after a good run; default: nowhere"

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from portmon import timeouts
+from portmon.alerting import runbooks
 from portmon.alerting.channels import Channel
 from portmon.alerting.channels.mail import MAX_REFERENCES
 from portmon.alerting.message.render import Layout, Message, render
@@ -159,6 +160,7 @@ class AlertTask:
             link=self.link,
             page=self.page,
             page_of=self.page_of,
+            runbook_of=lambda name: runbooks.address(name, pattern=settings.runbook_url, page=self.page),
             note_of=self.note,
             subject=subject,
             reminder=reminder,

@@ -9,15 +9,20 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathParam
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
+from portmon.alerting import runbooks
 from portmon.api import actions, fleet, hosts, problems, rules, silences
 from portmon.api.addresses import host_path
 from portmon.api.explain import explain
 from portmon.api.export import write_csv
 from portmon.api.ignored import list_ignored
+from portmon.errors import CommandError
 from portmon.model.numbers import TCP, named, number_of, port_of, protocol_of, range_of
 from portmon.storage import lookups
+from portmon.text import plain
 from portmon.web import reading
 from portmon.web.queries import (
     LIMIT,
@@ -36,7 +41,7 @@ from portmon.web.queries import (
     labels_of,
 )
 from portmon.web.reading import reading as connection
-from portmon.web.render import page
+from portmon.web.render import language_of, page
 
 router = APIRouter()
 
@@ -62,6 +67,15 @@ def show_problems(
             "newest": lookups.newest_event(conn),
         }
     return page(request, "problems", found=found, group=group, offset=offset, limit=LIMIT, **shown)
+
+
+@router.get("/runbooks/{name}")
+def show_runbook(request: Request, name: Annotated[str, PathParam(max_length=64)]) -> Response:
+    """What to do about a kind of event."""
+    if name not in runbooks.names():
+        raise CommandError(f"there is no runbook {plain(name)!r}; there are: {', '.join(sorted(runbooks.names()))}")
+    text = MarkdownIt("commonmark", {"html": False}).render(runbooks.read(name, language_of(request)))
+    return page(request, "runbook", text=Markup(text))  # noqa: S704 - rendered without HTML of its own
 
 
 @router.get("/ports")

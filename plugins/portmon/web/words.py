@@ -216,6 +216,7 @@ _ZH = {
     "no rule": "没有规则",
     "{count} changes since, reload": "之后有 {count} 处变更，重新加载",
     "It can't be shown": "无法显示",
+    "What to do": "怎么办",
     "looking what this does": "正在预览",
     "hosts: {hosts} of {known}, open alerts: {alerts}": "{known} 台主机中的 {hosts} 台，{alerts} 个未结束告警",
     "For how long": "持续时间",

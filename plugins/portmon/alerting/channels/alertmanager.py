@@ -111,7 +111,7 @@ def payload(message: Message) -> list[dict[str, Any]]:
     pairs = sorted(message.linked(), key=lambda linked: (_begin(linked[0]), linked[0].id))
     # The end of an old alert after the beginning of the next one of the same port would end that as well.
     newest = {tuple(sorted(labels(linked[0]).items())): linked for linked in pairs}
-    return [_posted(*linked, message.expires_at) for linked in newest.values()]
+    return [_posted(*linked, message) for linked in newest.values()]
 
 
 def labels(alert: Alert) -> dict[str, str]:
@@ -136,12 +136,13 @@ def labels(alert: Alert) -> dict[str, str]:
     return {name: value for name, value in {**others, **own}.items() if value}
 
 
-def _posted(alert: Alert, link: str | None, page: str | None, expires_at: datetime | None) -> dict[str, Any]:
+def _posted(alert: Alert, link: str | None, page: str | None, message: Message) -> dict[str, Any]:
     begin = _begin(alert)
-    end = (alert.ends_at or alert.event.at) if alert.role is AlertRole.RESOLVED else expires_at
+    end = (alert.ends_at or alert.event.at) if alert.role is AlertRole.RESOLVED else message.expires_at
+    leads = {"page": page, "runbook_url": message.runbooks.get(alert.event.kind)}
     return {
         "labels": labels(alert),
-        "annotations": _annotations(alert.event) | ({"page": page} if page else {}),
+        "annotations": _annotations(alert.event) | {name: address for name, address in leads.items() if address},
         "startsAt": _moment(begin),
         **({"endsAt": _moment(max(begin, end))} if end else {}),
         **({"generatorURL": link} if link and is_uri(link) else {}),

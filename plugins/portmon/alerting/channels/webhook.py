@@ -73,7 +73,10 @@ def document(message: Message) -> dict[str, Any]:
         "severity": message.severity.value,
         "title": _valid(message.title),
         "text": _valid(message.text),
-        "alerts": [alert_document(*linked) for linked in message.linked()],
+        "alerts": [
+            alert_document(*linked) | {"runbook_url": message.runbooks.get(linked[0].event.kind)}
+            for linked in message.linked()
+        ],
     }
 
 

@@ -21,6 +21,8 @@ SUBJECT_LIMIT = 40
 """Characters of a subject: the counts after it must fit into the title too."""
 NAMES_SHOWN = 3
 """Hosts of an outage that are named."""
+RUNBOOKS = 3
+"""A message leads to so many of them, of the worst kinds."""
 _OUTAGES_COUNTED = 2
 """More outages than these are one number in the title."""
 
@@ -36,6 +38,7 @@ def view_of(
     page: Address,
     subject: str,
     reminder: bool,
+    runbooks: Mapping[str, Address],
 ) -> MessageView:
     """What the templates see.
 
@@ -44,6 +47,7 @@ def view_of(
     :param pages: id of an event -> address of the page of its port or host
     :param notes: id of an event -> what people wrote about its port
     :param page: has what the lines leave out
+    :param runbooks: kind of event -> address of what to do
     """
     bundles = [bundle for block in blocks for bundle in block]
     alerts = [alert for bundle in bundles for alert in bundle.alerts]
@@ -76,6 +80,7 @@ def view_of(
         more=len(left),
         more_hosts=_hosts(left),
         page=page if left or unnamed else Address(),
+        runbooks=tuple(dict.fromkeys(filter(None, (runbooks.get(alert.event.kind) for alert in alerts))))[:RUNBOOKS],
     )
 
 

@@ -88,6 +88,7 @@ def _try(folder: Path) -> list[str]:
 
 _AT = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 _PAGE = checked("https://airflow.example.com/portmon")
+_RUNBOOKS = {kind.value: checked(f"https://airflow.example.com/portmon/runbooks/{kind.value}") for kind in EventKind}
 _SAMPLE_HOSTS = 6
 
 
@@ -164,6 +165,5 @@ def _view(alerts: list[Alert], group: AlertGroup, *, outage: Outage | None = Non
     outages = {alert.event.host_id: outage for alert in alerts if outage and alert.event.host_id}
     links = {alert.event.id: _PAGE for alert in alerts}
     usual = {"max_lines": 50, "subject": "", "reminder": False}
-    return view_of(
-        in_order(alerts, outages), group, links=links, pages=links, notes={}, page=_PAGE, **{**usual, **given}
-    )
+    shown = {"links": links, "pages": links, "notes": {}, "runbooks": _RUNBOOKS, "page": _PAGE}
+    return view_of(in_order(alerts, outages), group, **{**shown, **usual, **given})

@@ -12,7 +12,9 @@ from portmon.alerting.config import Language
 from portmon.alerting.message.bodies import Bodies, fill
 from portmon.alerting.message.build import checked, view_of
 from portmon.alerting.message.order import Block, in_order, worst
+from portmon.alerting.message.view import Address
 from portmon.alerting.outages import Outage
+from portmon.alerting.runbooks import about
 from portmon.model.alert import Alert
 from portmon.model.event import Event
 from portmon.model.event_kinds import AlertGroup, Severity
@@ -45,6 +47,7 @@ class Message(Bodies):
     :param links: of the task log of each alert
     :param pages: of the page of its port or host
     :param page: of the page that has all that is wrong
+    :param runbooks: kind of event -> address of what to do
     :param expires_at: when a receiver that forgets drops a firing alert, unless it is sent again
     :param lines: number of lines listed
     :param cut: the same message with at most so many lines, for receivers that take less; None if it was not rendered
@@ -64,6 +67,7 @@ class Message(Bodies):
     links: tuple[str | None, ...] = ()
     pages: tuple[str | None, ...] = ()
     page: str | None = None
+    runbooks: Mapping[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
     lines: int = 0
     cut: Callable[[int], Bodies] | None = field(default=None, repr=False, compare=False)
@@ -92,6 +96,7 @@ def render(
     link: Callable[[Event], str | None],
     page: str | None = None,
     page_of: Callable[[Event], str | None] = lambda _: None,
+    runbook_of: Callable[[str], str | None] = lambda _: None,
     note_of: Callable[[Event], str] = lambda _: "",
     subject: str = "",
     reminder: bool = False,
@@ -103,6 +108,7 @@ def render(
     :param link: an event to the address of its host's task log, None if it has none
     :param page: address of the page that has what the message leaves out
     :param page_of: an event to the address of the page of its port or host
+    :param runbook_of: the name of a runbook to its address
     :param note_of: an event to what people wrote about its port
     :param subject: value of the label that the message is grouped by
     :param reminder: it repeats alerts that still fire
@@ -117,6 +123,9 @@ def render(
     links = {alert.event.id: checked(link(alert.event)) for alert in told}
     pages = {alert.event.id: checked(page_of(alert.event)) for alert in told}
     notes = {alert.event.id: note_of(alert.event) for alert in told}
+    named = {alert.event.kind: about(alert.event.kind, alert.event.role) for alert in told}
+    found = {kind: checked(runbook_of(name)) for kind, name in named.items() if name}
+    runbooks: dict[str, Address] = {kind: address for kind, address in found.items() if address}
 
     def bodies(shown: Sequence[Block], lines: int, *, again: bool = True) -> Bodies:
         view = view_of(
@@ -127,6 +136,7 @@ def render(
             pages=pages,
             notes=notes,
             page=everything,
+            runbooks=runbooks,
             subject=subject,
             reminder=reminder,
         )
@@ -142,6 +152,7 @@ def render(
         links=tuple(links[alert.event.id] or None for alert in told),
         pages=tuple(pages[alert.event.id] or None for alert in told),
         page=everything or None,
+        runbooks=runbooks,
         lines=min(layout.max_lines, sum(map(len, blocks))),
         cut=lambda lines: bodies(blocks, lines),
         alone=lambda one: bodies(in_order([one], {}), 1),

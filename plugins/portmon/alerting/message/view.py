@@ -115,3 +115,4 @@ class MessageView:
     more: int
     more_hosts: int
     page: Address
+    runbooks: tuple[Address, ...] = ()
