@@ -32,6 +32,7 @@ PACKAGE = Path(__file__).parents[1]
 MODULES = (
     "portmon.airflow.operators.netstat",
     "portmon.airflow.operators.sweep",
+    "portmon.airflow.run_watch",
     "portmon.airflow.tasks",
     "portmon.steps.plan",
     "portmon.probe",
