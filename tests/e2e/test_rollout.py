@@ -234,7 +234,7 @@ def test_the_key_lists_ports_and_does_nothing_else(pair: list[RollOutTarget], ke
         host.as_root("sh", given=removal_script(Account()))
 
 
-@pytest.mark.parametrize("shell", ["dash", "busybox sh", "bash --posix"])
+@pytest.mark.parametrize("shell", ["dash", "busybox sh", pytest.param("bash --posix", marks=pytest.mark.full)])
 def test_shells(pair: list[RollOutTarget], key: Path, shell: str) -> None:
     program = shell.split()[0]
     if not shutil.which(program):
