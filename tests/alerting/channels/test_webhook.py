@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portmon.alerting.channels.webhook import TEXT_LIMIT, document, sign
+from portmon.alerting.channels.signing import sign
+from portmon.alerting.channels.webhook import TEXT_LIMIT, document
 from portmon.model.event_kinds import AlertRole, EventKind
 from tests.worlds.messages import LINK, NOW, PAGE, alert, event, message
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import json
 import math
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from portmon.alerting.channels.answers import denied
 from portmon.alerting.channels.base import BaseChannel, HttpRequest, Outside, Secrets, endpoint_problems
+from portmon.alerting.channels.each import send_each
+from portmon.alerting.channels.signing import signatures
 from portmon.fields import Text
 from portmon.text import plain
 
@@ -35,8 +36,37 @@ class WebhookChannel(BaseChannel):
     knows_ids: ClassVar[bool] = True
 
     type: Literal["webhook"]
-    conn_id: Text = Field(description="Airflow HTTP connection; its extra field `secret` is the key of the signature")
-    endpoint: str = Field("", description="path below the connection's host")
+    conn_id: Text = Field(
+        description="Airflow HTTP connection; its extra fields `secret` and, while that is replaced, `old_secret` are "
+        "the keys of the signatures"
+    )
+    per_alert: bool = Field(False, description="one request for each alert, in place of one for each message")
+    endpoint: str = Field("", description="path below the connection's host; with `per_alert` a template as well")
+    template: Text | None = Field(
+        None, description="body in place of the document: a Jinja template that makes JSON of its fields"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _path_is_right(cls, value: str, info: ValidationInfo) -> str:
+        if "{" in value:
+            if not info.data.get("per_alert"):
+                raise ValueError("it can be a template only with `per_alert`, ")
+            from portmon.alerting.channels.body import problem_of_path
+
+            if why := problem_of_path(value):
+                raise ValueError(why)
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _body_is_right(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            from portmon.alerting.channels.body import problem_of_body
+
+            if why := problem_of_body(value, per_alert=bool(info.data.get("per_alert"))):
+                raise ValueError(why)
+        return value
 
     def check(self, outside: Outside) -> list[str]:
         """What is wrong with the endpoint."""
@@ -44,18 +74,40 @@ class WebhookChannel(BaseChannel):
 
     def send(self, message: Message, outside: Outside, done: tuple[str, ...]) -> None:
         """Send the document; any 2xx whose answer does not say otherwise means that the receiver has it."""
-        body = json.dumps(document(message), ensure_ascii=False, allow_nan=False).encode()
-        now = str(int(time.time()))
-        headers = {"Content-Type": "application/json", "Idempotency-Key": message.id}
+        if self.per_alert:
+            send_each(self, message, lambda one: self._post(replace(one, id=_id_of(one)), outside))
+        else:
+            self._post(message, outside)
+
+    def _post(self, message: Message, outside: Outside) -> None:
+        endpoint, told = self.endpoint, document(message)
+        try:
+            body = json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+            if self.template is not None or "{" in endpoint:
+                from portmon.alerting.channels import body as own
+
+                if self.template is not None:
+                    body = own.filled(self.template, told, per_alert=self.per_alert)
+                endpoint = own.path_of(endpoint, told) if "{" in endpoint else endpoint
+        except ValueError as error:
+            raise self.failure(f"the template fails: {error}") from None
 
         def signed(request: HttpRequest, secrets: Secrets) -> HttpRequest:
-            if secrets.secret is None:
-                return request
-            own = {"X-Portmon-Timestamp": now, "X-Portmon-Signature": sign(secrets.secret, now, body)}
+            try:
+                own = signatures(message.id, body, secrets)
+            except ValueError as error:
+                raise self.failure(f"connection {self.conn_id!r}: {error}") from None
             return replace(request, headers={**request.headers, **own})
 
-        request = HttpRequest(self.name, self.conn_id, self.endpoint, "POST", body, headers, signed, denied=denied)
-        outside.send(request)
+        headers = {"Content-Type": "application/json", "Idempotency-Key": message.id}
+        outside.send(HttpRequest(self.name, self.conn_id, endpoint, "POST", body, headers, signed, denied=denied))
+
+
+def _id_of(one: Message) -> str:
+    """The id of a message about one alert: the same when it is sent again, with whichever others."""
+    (alert,) = one.alerts
+    text = f"{one.id if one.reminder else ''}/{one.group}/{alert.id}/{alert.event.id}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def document(message: Message) -> dict[str, Any]:
@@ -78,14 +130,6 @@ def document(message: Message) -> dict[str, Any]:
             for linked in message.linked()
         ],
     }
-
-
-def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Value of the header ``X-Portmon-Signature``: HMAC-SHA256 over timestamp, a dot, and the body.
-
-    :param timestamp: value of the header ``X-Portmon-Timestamp``, seconds since 1970
-    """
-    return f"sha256={hmac.digest(secret.encode(), f'{timestamp}.'.encode() + body, 'sha256').hex()}"
 
 
 def alert_document(alert: Alert, link: str | None, page: str | None) -> dict[str, Any]:
