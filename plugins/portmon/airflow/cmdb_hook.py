@@ -12,6 +12,7 @@ from portmon import timeouts
 from portmon.airflow.http import REDIRECT, HttpClient, Response
 from portmon.errors import CmdbError, HttpError, NoSuchPageError, OverrunError
 from portmon.inventory.config import Cmdb
+from portmon.inventory.sources.base import hosts_of
 from portmon.inventory.sources.http import HttpSource, OverHttp
 from portmon.inventory.sources.pages import PageRequest, json_body, read_pages
 from portmon.model.host import Inventory
@@ -30,7 +31,7 @@ def get_inventory(cmdb: Cmdb, base: Path) -> Inventory:
     :param base: folder that a relative path starts from
     :raises CmdbError: it can't be had whole
     """
-    return cmdb.source.read(base, lambda source: CmdbHook(source).get_inventory())
+    return hosts_of(cmdb.source, base, lambda source: CmdbHook(source).get_inventory())
 
 
 class CmdbHook:

@@ -26,6 +26,7 @@ from portmon.fields import (
     one_or_many,
 )
 from portmon.model.event_kinds import AlertRole, EventKind, Severity
+from portmon.untrusted.redact import describe
 
 Language = Literal["en", "zh"]
 DEFAULT_ROUTE = "default"
@@ -207,10 +208,15 @@ class Alerts(Section):
 
         :returns: these; and why connections could not be looked up, None if they could
         """
-        needed = [(f"channel {channel.name!r}", one) for channel in self.channels for one in channel.connections()]
+        needed: list[tuple[str, NeededConnection]] = []
+        problems: list[str] = []
+        for channel in self.channels:
+            try:
+                needed += [(f"channel {channel.name!r}", one) for one in channel.connections()]
+            except Exception as error:
+                problems.append(f"channel {channel.name!r}: its check fails: {describe(error, outside.redact)}")
         if self.heartbeat is not None:
             needed.append(("heartbeat", NeededConnection(self.heartbeat.conn_id)))
-        problems: list[str] = []
         for name, one in needed:
             try:
                 if outside.connection(one.id) is None:

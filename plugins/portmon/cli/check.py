@@ -84,7 +84,7 @@ def _describe(config: Config, example: dict[str, Any] | None, tell: Callable[[st
     problems += [
         f"{config.where('alerts', 'channels', number)}: {text}"
         for number, channel in enumerate(config.alerts.channels)
-        for text in channel.check(OUTSIDE)
+        for text in channel.checked(OUTSIDE)
     ]
     heartbeat = config.alerts.heartbeat
     if heartbeat is not None:

@@ -7,8 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from portmon.extensions import SOURCES, others
 from portmon.fields import Duration, Section
 from portmon.inventory.sources.ansible import AnsibleSource
+from portmon.inventory.sources.base import Source
+from portmon.inventory.sources.broken import BrokenSource
 from portmon.inventory.sources.file import FileSource
 from portmon.inventory.sources.http import HttpSource
 from portmon.inventory.sources.http_sd import HttpSdSource
@@ -17,8 +20,10 @@ from portmon.inventory.sources.netbox import NetboxSource
 AnySource = Annotated[
     HttpSource | NetboxSource | HttpSdSource | FileSource | AnsibleSource,
     Field(discriminator="type"),
+    *others(SOURCES, Source, BrokenSource),
 ]
-"""Every kind of source that there is: a new one is a module of its own and is named here."""
+"""Every kind of source that there is: a new one is a module of its own and is named here. Other packages have theirs by
+entry points."""
 
 
 class Cmdb(Section):

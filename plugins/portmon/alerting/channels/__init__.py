@@ -10,6 +10,8 @@ from pydantic import Field
 
 from portmon.alerting.channels.alertmanager import AlertmanagerChannel
 from portmon.alerting.channels.apprise import AppriseChannel
+from portmon.alerting.channels.base import BaseChannel
+from portmon.alerting.channels.broken import BrokenChannel
 from portmon.alerting.channels.dingtalk import DingTalkChannel
 from portmon.alerting.channels.feishu import FeishuChannel
 from portmon.alerting.channels.log import LogChannel
@@ -17,6 +19,7 @@ from portmon.alerting.channels.notifier import NotifierChannel
 from portmon.alerting.channels.pagerduty import PagerDutyChannel
 from portmon.alerting.channels.webhook import WebhookChannel
 from portmon.alerting.channels.wecom import WeComChannel
+from portmon.extensions import CHANNELS, others
 
 Channel = Annotated[
     LogChannel
@@ -29,4 +32,7 @@ Channel = Annotated[
     | DingTalkChannel
     | WeComChannel,
     Field(discriminator="type"),
+    *others(CHANNELS, BaseChannel, BrokenChannel),
 ]
+"""Every kind of channel that there is: a new one is a module of its own and is named here. Other packages have theirs
+by entry points."""

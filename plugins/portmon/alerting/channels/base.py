@@ -13,6 +13,7 @@ from pydantic import Field
 
 from portmon.errors import DeliveryError
 from portmon.fields import Section, Text
+from portmon.untrusted.redact import describe
 
 if TYPE_CHECKING:
     from portmon.alerting.channels.services import ChatService
@@ -179,6 +180,13 @@ class BaseChannel(Section):
         :param done: targets that took it in an earlier try, see :attr:`DeliveryError.delivered`; left out now
         :raises DeliveryError: with the targets that took it now, to be added to ``done`` of the next try
         """
+
+    def checked(self, outside: Outside) -> list[str]:
+        """:meth:`check`, whatever the code of another package raises."""
+        try:
+            return list(self.check(outside))
+        except Exception as error:
+            return [f"channel {self.name!r}: its check fails: {describe(error, outside.redact)}"]
 
     def failure(self, text: str, **data: Any) -> DeliveryError:
         """A DeliveryError of this channel, with its data."""

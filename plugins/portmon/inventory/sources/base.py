@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+def hosts_of(source: Source, base: Path, ask: Callable[[OverHttp], Inventory]) -> Inventory:
+    """The host list of a source, whatever the code of another package does: raise what it should not, or hang.
+
+    :raises CmdbError: the list can't be had whole
+    """
+    if type(source).__module__.startswith("portmon."):
+        return source.read(base, ask)
+    shown = f"source {getattr(source, 'type', type(source).__name__)!r}"
+    found = reading_files(shown, lambda: source.read(base, ask))
+    if not isinstance(found, Inventory):
+        raise CmdbError(f"gave {type(found).__name__} in place of an Inventory", source=shown)
+    return found
+
+
 class Source:
     """Where hosts come from: settings, how the source is asked, and how its entries become hosts.
 
