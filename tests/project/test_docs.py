@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import portmon
 from portmon import errors
 from portmon.cli import app
+from portmon.extensions import CHANNELS, SOURCES
 from tests.worlds.blocks import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,6 +249,7 @@ def code() -> Code:
         found.names.add(dotted(path))
         found.imports[dotted(path)] = {}
         found.add(ast.parse(path.read_text(encoding="utf-8")).body, dotted(path), dotted(path))
+    found.names |= {CHANNELS, SOURCES}  # groups of entry points, which are named like modules
     return found
 
 

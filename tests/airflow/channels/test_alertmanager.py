@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from portmon.airflow.outside import deliver
+from portmon.airflow.outside import OUTSIDE, deliver
 from portmon.alerting.channels import AlertmanagerChannel, alertmanager
 from portmon.alerting.channels.alertmanager import payload
 from portmon.errors import DeliveryError
@@ -28,6 +28,7 @@ from tests.worlds.messages import LINK, alert, event, message
 from tests.worlds.waiting import until
 
 CHANNEL = AlertmanagerChannel(type="alertmanager")
+HOSTILE_HOST = 'a"b{c}\n=~,端口'
 CONFIG = """
 route:
   receiver: hook
@@ -115,6 +116,51 @@ def test_firing_shows_as_it_is_and_once_however_often_it_is_sent(server: Alertma
     assert second["annotations"]["description"] == "8 changes in an hour"
     assert second["startsAt"] == first["startsAt"]
     assert second["endsAt"] > first["endsAt"]
+
+
+@real
+@pytest.mark.slow
+def test_a_silence_says_which_alerts_it_withholds_until_when(server: Alertmanager) -> None:
+    downs = [_down(port, labels={"site": "fra1"}, host=HOSTILE_HOST) for port in (1, 2)]
+    _send(*downs)
+    assert CHANNEL.silenced(downs, OUTSIDE) == {}
+    end = _now() + timedelta(hours=2)
+    for hours, port, by, why in ((1, "1", "ann", "too short"), (2, "1", "joe\n\u202e", "new disks"), (2, "9", "x", "")):
+        matcher = {"name": "port", "value": port, "isRegex": False, "isEqual": True}
+        begin, over = _now().isoformat(), (_now() + timedelta(hours=hours)).isoformat()
+        silence = {"matchers": [matcher], "startsAt": begin, "endsAt": over, "createdBy": by, "comment": why}
+        answer = requests.post(f"{server.url}/api/v2/silences", json=silence, timeout=20)
+        assert answer.status_code == 200, answer.text
+
+    def found() -> Any:
+        return CHANNEL.silenced(downs, OUTSIDE)
+
+    until(found, "what is silenced")
+    (told,) = found().values()
+    assert found().keys() == {downs[0].id}
+    assert told.ends_at - end < timedelta(seconds=30)
+    when = f"{told.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    assert told.told == rf"silenced in Alertmanager by joe\n\u202e until {when}: new disks"
+    assert CHANNEL.silenced([], OUTSIDE) == {}
+
+
+def test_what_is_silenced_is_unknown_if_alertmanager_does_not_say(
+    httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, "alertmanager_default", f"http://localhost:{httpserver.port}")
+    down = _down()
+    silenced = {"labels": payload(message(down))[0]["labels"], "status": {"silencedBy": ["a"]}}
+    httpserver.expect_ordered_request("/api/v2/alerts").respond_with_data("no", status=503)
+    httpserver.expect_ordered_request("/api/v2/alerts").respond_with_json([silenced])
+    httpserver.expect_ordered_request("/api/v2/silences").respond_with_json([])
+    with pytest.raises(DeliveryError, match="HTTP 503"):
+        CHANNEL.silenced([down], OUTSIDE)
+    assert CHANNEL.silenced([down], OUTSIDE) == {}, "it expired meanwhile"
+    assert [request.args.get("filter") for request, _ in httpserver.log] == ['job="portmon"', 'job="portmon"', None]
+    monkeypatch.setattr(alertmanager, "SIZE", 3)
+    httpserver.expect_ordered_request("/api/v2/alerts").respond_with_json([silenced])
+    with pytest.raises(DeliveryError, match="an answer of over 3 bytes"):
+        CHANNEL.silenced([down], OUTSIDE)
 
 
 @real
