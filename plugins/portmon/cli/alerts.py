@@ -40,8 +40,8 @@ def list_alerts(output: FormatOption = Format.TABLE) -> None:
     """List open alerts, who was notified, and what silences them.
 
     The JSON has for each `id`, `since`, `host_id`, `host`, `protocol`, `port`, `program`, `unit`, `kind`, `severity`,
-    `reason`; `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id),
-    `acknowledged` and `told` (in words).
+    `reason`; `told`, a list of `channel`, `route`, `state`, `reason`; `withheld`, null or `silence` (its id,
+    null if it is Alertmanager's), `acknowledged` and `told` (in words).
     """
     from portmon.api import alerts
 
