@@ -1,7 +1,7 @@
 # portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
 
 .DEFAULT_GOAL := help
-TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench screenshots docs lint lock clean
+TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench screenshots docs lint audit sbom matrix hooks lock clean
 .PHONY: $(TARGETS)
 SHELL := /bin/sh
 
@@ -87,17 +87,30 @@ lint: .venv/.tools ## what CI checks besides the tests; changes nothing
 	@$(BIN)/codespell
 	@$(BIN)/python tools/docs.py --check
 
+audit: .venv-supply/.installed ## ask whether what is pinned has known holes; says "skipped" where the advisory service can't be reached
+	@.venv-supply/bin/python tools/supply.py audit .venv-supply/bin/pip-audit
+
+sbom: .venv/.tools ## write .sbom: the packages of the image as CycloneDX, and their licences, of which none may hinder it
+	@$(BIN)/python tools/supply.py sbom .sbom
+
+matrix: .venv/.tools ## install and run with each Airflow, Python and PostgreSQL that can be had here; names what can't
+	@$(BIN)/python tools/matrix.py
+
+hooks: .venv/.tools .venv-supply/.installed ## have git run `make lint` before each commit
+	@.venv-supply/bin/pre-commit install
+
 lock: .venv/.tools ## pin every requirements*.in anew, with hashes
 	@$(BIN)/python -m pip --disable-pip-version-check --quiet install uv
 	@$(COMPILE) requirements.in -o requirements.txt
 	@$(COMPILE) requirements-dev.in -o requirements-dev.txt
 	@$(COMPILE) requirements-bench.in -o requirements-bench.txt
 	@$(COMPILE) requirements-docs.in -o requirements-docs.txt
+	@$(COMPILE) requirements-supply.in -o requirements-supply.txt
 	@# Flask-AppBuilder wants an older python-dateutil than Airflow's own, and works with this one.
 	@echo 'python-dateutil>=4' | $(COMPILE) --override /dev/stdin requirements-fab.in -o requirements-fab.txt
 
 clean: ## remove what the other targets made
-	@rm -rf .venv .venv-bench .venv-docs .site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-bench .venv-docs .venv-supply .site .sbom .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
