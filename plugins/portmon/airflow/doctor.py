@@ -42,7 +42,6 @@ from portmon.storage.database import Database
 from portmon.text import counted, plain
 
 Value = TypeVar("Value")
-MIN_AIRFLOW = (3, 3, 2)
 CLOCKS_APART = timedelta(seconds=30)
 """More than that between this machine and the database's, and times on the page make no sense."""
 
@@ -154,11 +153,8 @@ class _Patient:
     # ── Airflow ─────────────────────────────────────────────────────────────────────────────────
 
     def airflow(self) -> Found:
-        from airflow import __version__ as version
-
-        numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
-        if numbers < MIN_AIRFLOW:
-            wanted = ".".join(map(str, MIN_AIRFLOW))
+        if installation.is_old(version := installation.airflow_version()):
+            wanted = ".".join(map(str, installation.MIN_AIRFLOW))
             yield PROBLEM, f"Airflow {version} is older than {wanted}", f"upgrade Airflow to {wanted} or later"
         else:
             yield OK, f"Airflow {version}, {conf.get('core', 'executor')}, AIRFLOW_HOME {installation.home()}", ""

@@ -6,6 +6,7 @@ What can be said without Airflow is: importing it takes longer than most command
 from __future__ import annotations
 
 import os
+import re
 from configparser import ConfigParser, Error
 from contextlib import suppress
 from importlib import metadata
@@ -20,6 +21,27 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of the package that is imported."""
+MIN_AIRFLOW = (3, 3, 0)
+
+
+def airflow_version() -> str:
+    """That of the Airflow in this environment, without importing it."""
+    return metadata.version("apache-airflow-core")
+
+
+def is_old(version: str) -> bool:
+    """Whether portmon can't run with an Airflow; a pre-release counts as its release."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3])) < MIN_AIRFLOW
+
+
+def must_be_new_enough() -> None:
+    """Refuse an old Airflow before something that it lacks makes an error without a cure.
+
+    :raises ConfigError: it says which version is needed
+    """
+    if is_old(version := airflow_version()):
+        wanted = ".".join(map(str, MIN_AIRFLOW))
+        raise ConfigError(f"portmon needs Airflow {wanted} or later, and this is {version}: upgrade Airflow")
 
 
 def home() -> Path:

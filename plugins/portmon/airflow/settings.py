@@ -222,7 +222,10 @@ def for_dag() -> DagSettings:
     """Settings of the DAG file, which every task process parses: only these are read, not the sections of every room.
 
     Despite a mistake the DAG stays visible; its first task reads the whole file and fails with the reason.
+
+    :raises ConfigError: Airflow is too old, which Airflow shows as an import error of the file
     """
+    installation.must_be_new_enough()
     path = config_path()
     try:
         return _for_dag(read_text(path) if path.exists() else "")
