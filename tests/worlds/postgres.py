@@ -24,7 +24,9 @@ def tools() -> list[str]:
 
 
 def _binary(name: str) -> str | None:
-    return shutil.which(name, path=os.pathsep.join([*tools(), os.environ.get("PATH", "")]))
+    # tools/matrix.py names the folder of another one.
+    own = os.environ.get("PORTMON_POSTGRESQL", "")
+    return shutil.which(name, path=own or os.pathsep.join([*tools(), os.environ.get("PATH", "")]))
 
 
 def missing() -> str | None:
