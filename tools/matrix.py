@@ -153,6 +153,8 @@ class Matrix:
             call(sys.executable, *pip, "--python-version", "3.14", "--target", place, POSTGRESQL)
         except FailedError as error:
             raise SkippedError(f"{POSTGRESQL} can't be had: {str(error)[-200:]}") from None
+        for archive in place.rglob("*.tar.gz"):
+            shutil.unpack_archive(archive, place, filter="data")
         (server,) = place.rglob("bin/postgres")
         # Another user than root runs it.
         for one in (self.folder, *place.rglob("*")):
