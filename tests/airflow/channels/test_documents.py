@@ -18,7 +18,8 @@ import yaml
 from airflow.cli.cli_parser import get_parser
 
 from portmon.airflow.outside import OUTSIDE
-from portmon.alerting.channels.webhook import document, sign
+from portmon.alerting.channels.signing import sign
+from portmon.alerting.channels.webhook import document
 from portmon.config import parse_config
 from tests.worlds.alertmanager import Alertmanager, missing
 from tests.worlds.blocks import blocks
@@ -56,7 +57,8 @@ def test_configuration_is_valid(block: str) -> None:
 
 def test_every_kind_of_channel_is_shown_with_its_connection() -> None:
     shown = [channel for block in OURS for channel in parse_config(block).alerts.channels]
-    assert {channel.type for channel in shown} == {"log", "apprise", "alertmanager", "webhook", "notifier"}
+    own = {"pagerduty", "feishu", "dingtalk", "wecom"}
+    assert {channel.type for channel in shown} == {"log", "apprise", "alertmanager", "webhook", "notifier"} | own
     for channel in shown:
         for needed in channel.connections():
             assert CONNECTIONS[needed.id]["conn_type"] == needed.type
