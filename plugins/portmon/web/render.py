@@ -28,13 +28,15 @@ TEXT_LIMIT = 400
 """Characters of a text that the page shows."""
 _AMONG = ("q", "state", "label", "range")
 """Filters of the list of hosts that a host's page keeps, for the hosts before and after it."""
+_ONCE = ("acknowledge",)
+"""What the script does when the page opens, and no link of the page repeats."""
 LANGUAGE_COOKIE = "portmon_language"
 
 
 def page(request: Request, name: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """One page."""
     words = Words(language_of(request))
-    query = [(key, value) for key, value in request.query_params.multi_items() if value]
+    query = [(key, value) for key, value in request.query_params.multi_items() if value and key not in _ONCE]
     html = (
         _environment()
         .get_template(f"{name}.html.j2")
