@@ -41,6 +41,7 @@ _ALERT: Mapping[str, Any] = {
     "last_seen": "2026-03-09T11:55:00Z",
     "link": "https://airflow.example.com/dags/portmon",
     "page": "https://airflow.example.com/portmon/",
+    "runbook_url": "https://airflow.example.com/portmon/runbooks/down",
     "untold": False,
     "details": {"misses": 1},
 }
