@@ -53,7 +53,7 @@ def test_300_hosts_unreachable_at_once_are_one_message(database: Database) -> No
     fleet.run()
     fleet.run()
     assert fleet.titles() == 2 * ["[portmon] outage: 300 of 500 hosts unreachable"]
-    (line, _link) = fleet.got[0].message.text.splitlines()
+    (line, _link, _runbook) = fleet.got[0].message.text.splitlines()
     assert "300 of 500 hosts unreachable" in line
     for machine in fleet.machines.values():
         machine.trouble = None
