@@ -13,7 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ROLE = "contrib/ansible/roles/portmon_target/README.md"
-PAGES = ("README.md", "README.zh-CN.md", "CHANGELOG.md", "docs", ROLE)
+RUNBOOKS = "plugins/portmon/alerting/runbooks"
+PAGES = ("README.md", "README.zh-CN.md", "CHANGELOG.md", "docs", ROLE, RUNBOOKS)
 _stage = Path()
 
 
@@ -30,7 +31,7 @@ def on_config(config: Any) -> Any:
     _stage = Path(tempfile.mkdtemp(prefix="portmon-site-"))
     for name in PAGES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, _stage / name)
+            shutil.copytree(ROOT / name, _stage / name, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
         else:
             (_stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, _stage / name)

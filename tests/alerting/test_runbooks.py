@@ -57,8 +57,8 @@ def test_it_says_all_that_is_to_be_said_and_names_only_what_there_is(name: str, 
     commands = get_command(cli.app)
     for command in re.findall(r"`portmon ([a-z-]+)", text):
         assert command in commands.commands, command  # type: ignore[attr-defined]
-    for other in re.findall(r"\]\(([a-z_]+)\)", text):
-        assert other in runbooks.names()
+    for other in re.findall(r"\]\((.+?)\)", text):
+        assert other.removesuffix(".md") in runbooks.names()
 
 
 def test_a_message_leads_to_one_for_each_kind() -> None:

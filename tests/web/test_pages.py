@@ -136,7 +136,7 @@ def test_problems_are_filtered_and_grouped(browser: Browser, fleet: Fleet) -> No
 
 
 def test_a_runbook_is_read_in_the_readers_language(browser: Browser) -> None:
-    assert "<h1>A port is down</h1>" in browser.get("/runbooks/down").text
+    assert "<h1>A port is down</h1>" in browser.get("/runbooks/down.md").text
     assert "<h1>端口 down</h1>" in browser.get("/runbooks/down", **{"accept-language": "zh-CN"}).text
     unknown = browser.get("/runbooks/upside_down", accept="text/html")
     assert (unknown.status_code, "there is no runbook" in unknown.text) == (404, True)

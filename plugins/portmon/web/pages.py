@@ -72,6 +72,8 @@ def show_problems(
 @router.get("/runbooks/{name}")
 def show_runbook(request: Request, name: Annotated[str, PathParam(max_length=64)]) -> Response:
     """What to do about a kind of event."""
+    # They lead to each other as files do.
+    name = name.removesuffix(".md")
     if name not in runbooks.names():
         raise CommandError(f"there is no runbook {plain(name)!r}; there are: {', '.join(sorted(runbooks.names()))}")
     text = MarkdownIt("commonmark", {"html": False}).render(runbooks.read(name, language_of(request)))
