@@ -114,20 +114,28 @@ def token(stack: Stack, user: str, password: str) -> str | None:
         return None
 
 
-@pytest.mark.parametrize("name", AIRFLOW)
-def test_a_service_starts_and_its_health_check_passes(stack: Stack, name: str) -> None:
+def test_the_services_start_have_the_users_of_env_and_run_the_dag(stack: Stack) -> None:
+    # One test: tests that share services would each start them where processes run tests side by side.
+    for name in AIRFLOW:
+        starts(stack, name)
+    has_no_user_without_a_password(stack)
+    has_the_users_of_env(stack)
+    runs_on_celery(stack)
+
+
+def starts(stack: Stack, name: str) -> None:
     deadline = time.monotonic() + 240
     while not stack.healthy(name):
         assert stack.processes[name].poll() is None, (stack.home / f"{name}.out").read_text()[-3000:]
         assert time.monotonic() < deadline, (stack.home / f"{name}.out").read_text()[-3000:]
 
 
-def test_without_a_password_there_is_no_user(stack: Stack) -> None:
+def has_no_user_without_a_password(stack: Stack) -> None:
     assert "The page has no user" in stack.init()
     assert all(token(stack, name, password) is None for name in ("admin", "viewer") for password in ("admin", name))
 
 
-def test_init_makes_the_users_and_sets_their_passwords_anew(stack: Stack) -> None:
+def has_the_users_of_env(stack: Stack) -> None:
     first, second, viewer = (secrets.token_hex(12) for _ in range(3))
     said = stack.init(AIRFLOW_ADMIN_PASSWORD=first, AIRFLOW_VIEWER_PASSWORD=viewer)
     assert "up to date" in said
@@ -145,7 +153,7 @@ def test_init_makes_the_users_and_sets_their_passwords_anew(stack: Stack) -> Non
     stack._token = ""
 
 
-def test_the_dag_runs_on_celery(stack: Stack) -> None:
+def runs_on_celery(stack: Stack) -> None:
     def listed() -> bool:
         try:
             stack.call("PATCH", "dags/portmon", {"is_paused": False})
