@@ -31,6 +31,8 @@ REPLAY = timedelta(hours=6)
 RUN = 2 * REPLAY
 """A whole run, from its start: a replay may take its whole time, and once more after a crash. The limit ends runs that
 Airflow starts without starting a task, such as one whose logical date is in the future."""
+OVERDUE_AFTER = 2
+"""After so many intervals a run that did not end is overdue: the fleet is not watched."""
 SEND = timedelta(minutes=1)
 """One message over one channel."""
 ALERT = timedelta(minutes=5)

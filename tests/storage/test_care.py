@@ -142,7 +142,7 @@ def test_no_way_leads_there(filled: Database, revision: str, text_: str) -> None
 def test_a_run_that_writes_is_not_disturbed(filled: Database, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(care, "WAIT", timedelta(0))
     with (
-        lease.hold(filled, care.STATE, "diff run7", ttl=MINUTE, wait=MINUTE),
+        lease.hold(filled, lease.STATE, "diff run7", ttl=MINUTE, wait=MINUTE),
         pytest.raises(StorageError, match="'state' is held by 'diff run7'"),
     ):
         care.vacuum(filled) if what == "vacuum" else care.downgrade(filled, FIRST_RELEASED)

@@ -6,14 +6,23 @@ The DAG file imports this module at every parse.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from airflow.sdk.configuration import conf
+
+from portmon.text import REASON_LIMIT, plain
+
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from portmon.storage.database import Database
 
 log = logging.getLogger(__name__)
+
+_SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
+"""Options that send metrics anywhere."""
 
 
 @contextmanager
@@ -25,11 +34,21 @@ def phase(name: str, **attributes: str | int) -> Iterator[None]:
         yield
 
 
-def gauge(figures: Mapping[str, float]) -> None:
-    """Numbers for StatsD or OpenTelemetry, as ``[metrics]`` of airflow.cfg says."""
+def gauge(database: Database, figures: Callable[[Connection], Mapping[str, float]]) -> None:
+    """Numbers for StatsD or OpenTelemetry, as ``[metrics]`` of airflow.cfg says. They are read only if one is on, and
+    what goes wrong with them fails no task.
+    """
+    if not any(conf.getboolean("metrics", name, fallback=False) for name in _SWITCHES):
+        return
     from airflow.sdk.observability import stats
 
-    for name, value in figures.items():
+    try:
+        with database.begin() as conn:
+            found = figures(conn)
+    except Exception as error:
+        log.warning("No metrics of this run: %s", plain(str(error), REASON_LIMIT))
+        return
+    for name, value in found.items():
         stats.gauge(f"portmon.{name}", value)
 
 
@@ -37,5 +56,4 @@ def gauge_alerts(database: Database) -> None:
     """The gauges of what is wrong and of what is not delivered yet."""
     from portmon.steps.figures import figures_of_alerts
 
-    with database.begin() as conn:
-        gauge(figures_of_alerts(conn))
+    gauge(database, figures_of_alerts)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
+from portmon import timeouts
 from portmon.airflow import settings, tasks
 from portmon.errors import ConfigError, ParamError
 from portmon.steps.run import Run, run_of
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HANGS_AFTER = 2
-"""A run is looked at that did not end so many intervals after it was queued."""
 UNFINISHED = frozenset({"running", "queued", "scheduled", "restarting", "up_for_retry"})
 _MAP_INDEX = re.compile(r"_\d+\Z")
 
@@ -41,7 +40,7 @@ def deadline(schedule: str | timedelta | None) -> DeadlineAlert | None:
         return None
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=HANGS_AFTER * interval,
+        interval=timeouts.OVERDUE_AFTER * interval,
         callback=AsyncCallback(tell_hanging),
     )
 

@@ -177,8 +177,8 @@ def diff_ports(*, params: Mapping[str, Any], dag_run: Any, ti: Any, outlet_event
         log.warning("%s", error)
         return _replay(database, config, run, interval)
     took = time.monotonic() - began
+    gauge(database, lambda conn: {**figures_of_looks(conn, run.run_id), "diff_seconds": took})
     with database.begin() as conn:
-        gauge({**figures_of_looks(conn, run.run_id), "diff_seconds": took})
         changes = events.kinds_of_run(conn, run.run_id)
     if changes:
         # Made here, since it loads the providers of all kinds of assets. A run that is evaluated again tells it again.

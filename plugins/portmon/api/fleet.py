@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from pydantic import BeforeValidator, Field, computed_field
 from sqlalchemy import Connection
 
+from portmon import timeouts
 from portmon.api.event_kinds import KINDS
 from portmon.api.hosts import find_host
 from portmon.api.notes import NoteView
@@ -25,8 +26,6 @@ from portmon.storage.lookups import EventFilter, HostFilter, PortFilter, reach_o
 
 RANGES = {"24h": timedelta(hours=24), "7d": timedelta(days=7), "30d": timedelta(days=30)}
 """Times that a timeline shows."""
-OVERDUE_AFTER = 2
-"""A run that began so many intervals ago is overdue: the fleet is not watched."""
 Row = TypeVar("Row", bound=View)
 
 
@@ -131,7 +130,7 @@ def glance(conn: Connection, now: datetime, counts: Counts, *, interval: timedel
         ports=counts.ports,
         new=sum(count for (kind, _), count in counts.per_hour.items() if kind == EventKind.NEW),
         last_run=done,
-        overdue=late if late is not None and late > OVERDUE_AFTER * interval else None,
+        overdue=late if late is not None and late > timeouts.OVERDUE_AFTER * interval else None,
         runs=tuple(newest),
         changes=tuple((hour, *values) for hour, values in per_hour.items()),
     )

@@ -6,7 +6,6 @@ import math
 
 from sqlalchemy import Connection
 
-from portmon.model.alert import DeliveryState
 from portmon.storage import alerts, archive, deliveries
 
 SLOWEST = 0.95
@@ -28,6 +27,5 @@ def figures_of_looks(conn: Connection, run_id: str) -> dict[str, float]:
 
 
 def figures_of_alerts(conn: Connection) -> dict[str, float]:
-    """How much is wrong, and how many events a channel does not have yet; what is silenced is withheld on purpose."""
-    waiting = [one for one in deliveries.unfinished(conn) if one.state is not DeliveryState.WITHHELD]
-    return {"open_alerts": len(alerts.standing(conn)), "undelivered": len(waiting)}
+    """How much is wrong, and how many events a channel does not have yet."""
+    return {"open_alerts": len(alerts.standing(conn)), "undelivered": len(deliveries.waiting(conn))}

@@ -22,8 +22,6 @@ from portmon.text import plain
 
 log = logging.getLogger(__name__)
 
-WRITER = "state"
-"""Name of the lease that a task holds while it changes the state."""
 WRITER_TTL = timedelta(minutes=10)
 WRITER_WAIT = timedelta(minutes=5)
 REFUSED = "prune_refused"
@@ -108,7 +106,7 @@ def writer(database: Database, holder: str, run: Run) -> AbstractContextManager[
     :param holder: which task of the run
     """
     return lease.hold(
-        database, WRITER, holder, ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True, try_number=run.try_number
+        database, lease.STATE, holder, ttl=WRITER_TTL, wait=WRITER_WAIT, take_over=True, try_number=run.try_number
     )
 
 

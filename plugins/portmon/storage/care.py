@@ -19,8 +19,6 @@ from portmon.storage import lease
 from portmon.storage.database import Database
 from portmon.storage.tables import metadata
 
-STATE = "state"
-"""The lease under which runs write."""
 HELD = timedelta(minutes=10)
 """A crash keeps runs waiting for no longer than this. What takes longer has the database's own locks."""
 WAIT = timedelta(seconds=10)
@@ -124,7 +122,7 @@ def downgrade(database: Database, revision: str) -> list[str]:
 
 @contextmanager
 def _alone(database: Database, what: str) -> Iterator[None]:
-    with lease.hold(database, STATE, what, ttl=HELD, wait=WAIT):
+    with lease.hold(database, lease.STATE, what, ttl=HELD, wait=WAIT):
         yield
 
 

@@ -16,7 +16,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -145,7 +145,7 @@ class Database:
     def _way_back(self, conn: Connection, revision: str) -> list[str]:
         current = self._current(conn)
         self._must_be_current(current)
-        names = _revisions()
+        names = [one.revision for one in _revisions()]
         released = names[names.index(FIRST_RELEASED) :]
         if revision not in names:
             raise StorageError(f"there is no revision {revision!r}; there are: {', '.join(released)}")
@@ -174,7 +174,7 @@ class Database:
             before = self._current(conn)
             self._must_be_released(before)
             config = _alembic_config()
-            revisions = list(ScriptDirectory.from_config(config).iterate_revisions("head", "base"))[::-1]
+            revisions = _revisions()
             names = [revision.revision for revision in revisions]
             if before is not None and before not in names:
                 raise StorageError(f"{self} has revision {before}, which a newer portmon made: upgrade portmon")
@@ -341,10 +341,9 @@ def _reading_url(url: URL) -> URL:
     return URL.create("sqlite", database=f"file:{path}", query={"mode": "rw", "uri": "true"})
 
 
-def _revisions() -> list[str]:
-    """Names of the revisions, oldest first."""
-    script = ScriptDirectory.from_config(_alembic_config())
-    return [one.revision for one in script.iterate_revisions("head", "base")][::-1]
+def _revisions() -> list[Script]:
+    """The revisions, oldest first."""
+    return list(ScriptDirectory.from_config(_alembic_config()).iterate_revisions("head", "base"))[::-1]
 
 
 def _alembic_config() -> Config:

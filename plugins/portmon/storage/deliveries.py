@@ -43,6 +43,11 @@ def unfinished(conn: Connection, channel: str | None = None) -> list[Delivery]:
     return [_delivery(row) for row in conn.execute(query)]
 
 
+def waiting(conn: Connection) -> list[Delivery]:
+    """Those that a channel does not have yet; what is silenced is withheld on purpose."""
+    return [one for one in unfinished(conn) if one.state is not DeliveryState.WITHHELD]
+
+
 def tries(conn: Connection, group: AlertGroup) -> dict[str, int]:
     """Channel: the most tries of an event of a group that waits for it; withheld events do not count."""
     query = (

@@ -37,6 +37,10 @@ LONGEST = timedelta(days=1)
 """No lease is longer: a length beyond it is damaged."""
 
 
+STATE = "state"
+"""Name of the lease that a task holds while it changes the state."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to write."""

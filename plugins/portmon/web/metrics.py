@@ -15,7 +15,6 @@ from starlette.responses import Response
 from portmon import __version__
 from portmon.airflow import settings
 from portmon.api import problems
-from portmon.model.alert import DeliveryState
 from portmon.model.event_kinds import EventKind, Severity
 from portmon.model.state import HostStatus, PortStatus
 from portmon.storage import deliveries, events, lookups
@@ -50,7 +49,7 @@ class _Collector:
         with reading.reading() as conn:
             glance = reading.glance(conn, now)
             wrong = problems.severities(conn)
-            queue = deliveries.unfinished(conn)
+            waiting = Counter(one.channel for one in deliveries.waiting(conn))
             happened = events.counts(conn)
             hosts = lookups.host_series(conn, MOST_SERIES) if per_port else []
             ports = lookups.port_series(conn, MOST_SERIES) if per_port else []
@@ -63,8 +62,6 @@ class _Collector:
         yield _by("hosts", "hosts of the CMDB", "state", glance.hosts)
         yield _by("ports", "watched ports", "state", glance.ports)
         yield _by("open_alerts", "what is wrong now", "severity", {one: wrong.get(one, 0) for one in Severity})
-        # What is silenced is withheld on purpose.
-        waiting = Counter(one.channel for one in queue if one.state is not DeliveryState.WITHHELD)
         yield _by("undelivered_messages", "events that a channel does not have yet", "channel", waiting)
         kinds = {kind.value: 0 for kind in EventKind} | happened
         yield _by("events", "events that runs made", "kind", kinds, family=CounterMetricFamily)
