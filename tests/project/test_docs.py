@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import portmon
 from portmon import errors
 from portmon.cli import app
-from portmon.extensions import CHANNELS, SOURCES
+from portmon.untrusted.extensions import CHANNELS, SOURCES
 from tests.worlds.blocks import blocks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from portmon import extensions, timeouts
+from portmon import timeouts
 from portmon.alerting.channels import (
     AlertmanagerChannel,
     DingTalkChannel,
@@ -33,6 +33,7 @@ from portmon.model.alert import DeliveryState
 from portmon.storage import deliveries
 from portmon.storage.database import Database
 from portmon.testing import ChannelContract, RecordedOutside, SourceContract
+from portmon.untrusted import extensions
 from tests.worlds.databases import migrated
 from tests.worlds.fleet import web_fleet
 from tests.worlds.messages import message
@@ -259,10 +260,10 @@ def test_a_mistake_in_its_section_has_file_line_and_field() -> None:
 def test_nothing_is_looked_up_or_imported_unless_it_is_configured(package: Path) -> None:
     code = """
         import sys
-        import portmon.extensions
+        import portmon.untrusted.extensions
         def refused(**_):
             raise AssertionError("looked up")
-        portmon.extensions.entry_points = refused
+        portmon.untrusted.extensions.entry_points = refused
         from portmon.config import parse_config
         parse_config("alerts:\\n  channels: [{type: log}, {type: webhook, name: h, conn_id: h}]\\n")
         assert not {"acme_portmon", "portmon.alerting.channels.body"} & set(sys.modules)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from portmon.extensions import SOURCES, others
 from portmon.fields import Duration, Section
 from portmon.inventory.sources.ansible import AnsibleSource
 from portmon.inventory.sources.base import Source
@@ -16,6 +15,7 @@ from portmon.inventory.sources.file import FileSource
 from portmon.inventory.sources.http import HttpSource
 from portmon.inventory.sources.http_sd import HttpSdSource
 from portmon.inventory.sources.netbox import NetboxSource
+from portmon.untrusted.extensions import SOURCES, others
 
 AnySource = Annotated[
     HttpSource | NetboxSource | HttpSdSource | FileSource | AnsibleSource,

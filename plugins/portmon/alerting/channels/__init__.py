@@ -19,7 +19,7 @@ from portmon.alerting.channels.notifier import NotifierChannel
 from portmon.alerting.channels.pagerduty import PagerDutyChannel
 from portmon.alerting.channels.webhook import WebhookChannel
 from portmon.alerting.channels.wecom import WeComChannel
-from portmon.extensions import CHANNELS, others
+from portmon.untrusted.extensions import CHANNELS, others
 
 Channel = Annotated[
     LogChannel

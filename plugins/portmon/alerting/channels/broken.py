@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portmon.alerting.channels.base import BaseChannel, Outside
-from portmon.extensions import StandIn
+from portmon.untrusted.extensions import StandIn
 
 if TYPE_CHECKING:
     from portmon.alerting.message.render import Message

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portmon.errors import CmdbError
-from portmon.extensions import StandIn
 from portmon.fields import Section
 from portmon.inventory.sources.base import Source
 from portmon.model.host import Inventory
+from portmon.untrusted.extensions import StandIn
 
 if TYPE_CHECKING:
     from portmon.inventory.sources.http import OverHttp
