@@ -99,7 +99,7 @@ class DemoHost:
             }
             env = dict(os.environ)
             if unshare is None:
-                env |= {"PATH": f"{self._view(folder)}:{env.get('PATH', '')}", "DEMO_SSH_PORT": str(self.port)}
+                env |= {"PATH": f"{self._view(folder, number)}:{env.get('PATH', '')}", "DEMO_SSH_PORT": str(self.port)}
             self._process = subprocess.Popen(
                 [*(unshare or ()), sys.executable, str(Path(__file__).with_name("host.py")), json.dumps(settings)],
                 pass_fds=[listening.fileno()],
@@ -116,13 +116,17 @@ class DemoHost:
         for port, name in spec.udp.items():
             self.start(port, name, "udp")
 
-    def _view(self, folder: Path) -> Path:
-        """Make a folder with this host's own netstat, and an ss that fails: ss would show the sockets of every host."""
+    def _view(self, folder: Path, number: int) -> Path:
+        """Make a folder with this host's own netstat, and an ss that fails: ss would show the sockets of every host.
+
+        Its ls names a network namespace of its own: without one portmon takes all hosts for one machine.
+        """
         place = folder / f"{self.spec.name}.bin"
         place.mkdir()
         for name, body in (
             ("netstat", f'exec "{sys.executable}" "{Path(__file__).with_name("netstat_view.py")}" {self.address}'),
             ("ss", "exit 1"),
+            ("ls", f"""PATH=${{PATH#*:}}; ls "$@" | sed 's/net:\\[[0-9]*\\]/net:[{number}]/'"""),
         ):
             script = place / name
             script.write_text(f"#!/bin/sh\n{body}\n")
@@ -205,7 +209,7 @@ class Fleet:
             return f"each in {spaces} of its own"
         return (
             "on addresses 127.77.X.N; this computer allows no namespaces, so each host has a netstat in its PATH "
-            "that shows its own sockets only"
+            "that shows its own sockets only, and an ls that names a namespace of its own"
         )
 
     def close(self) -> None:

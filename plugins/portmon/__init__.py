@@ -1,3 +1,3 @@
 """portmon: which service processes died on my hosts, seen from their listening ports over SSH."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

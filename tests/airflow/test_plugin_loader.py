@@ -32,7 +32,9 @@ def test_the_loader_sees_only_the_registration_file(syntax: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "executor", "method", "expected"),
+    # Without a method: the default, which is the first, as in Python 3.14.
     [
+        ("airflow scheduler", "LocalExecutor", "forkserver fork", False),
         ("airflow scheduler", "LocalExecutor", None, True),
         ("airflow scheduler --skip-serve-logs -D", "LocalExecutor", "fork", True),
         ("airflow -v scheduler", "CeleryExecutor,LocalExecutor", None, True),
@@ -53,7 +55,9 @@ def test_only_processes_that_fork_tasks_import_for_them(
     monkeypatch: pytest.MonkeyPatch, command: str, executor: str, method: str | None, expected: bool
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
-    monkeypatch.setattr(preload.multiprocessing, "get_start_method", lambda allow_none: method)
+    default, _, chosen = (method or "fork fork").partition(" ")
+    monkeypatch.setattr(preload.multiprocessing, "get_start_method", lambda allow_none: None if chosen else default)
+    monkeypatch.setattr(preload.multiprocessing, "get_all_start_methods", lambda: [default, "spawn"])
     assert preload.forks_tasks(command.split()) is expected
 
 

@@ -21,6 +21,7 @@ from demo.airflow_env import ROOT, EmbeddedAirflow, migrate_airflow
 from portmon.airflow.provider import BUNDLES
 from tests.worlds import lab
 from tests.worlds.fab import FAB, create_admin, needs_fab
+from tests.worlds.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -138,7 +139,9 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
 def test_the_doctor_finds_nothing_wrong(user: Newcomer) -> None:
     found = user.doctor(code=0)
     # The sshd of the lab is root's, and the login user sees programs of its own only.
-    (nameless,) = (one for ones in found.values() for one in ones if one["level"] not in ("ok", "note"))
+    bad = {about: ones for about, ones in found.items() if any(one["level"] not in ("ok", "note") for one in ones)}
+    assert set(bad) == {"triggerer", "ssh"}
+    (nameless,) = (one for one in bad["ssh"] if one["level"] not in ("ok", "note"))
     assert "show no program" in nameless["text"]
     assert "sudo" in nameless["cure"]
     assert found["portmon"][0]["text"].endswith(str(user.package / "portmon"))
@@ -257,6 +260,24 @@ def test_a_scheduler_that_is_older_than_the_code_is_found(user: Newcomer) -> Non
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (one["level"], one["cure"]) == ("warning", "restart the scheduler, and Celery's workers")
+
+
+def test_services_of_airflow_that_run_and_those_that_ended(user: Newcomer) -> None:
+    user.airflow.start_process("triggerer", "--skip-serve-logs")
+    try:
+        until(lambda: user.doctor(code=0)["triggerer"][0]["level"] == "ok", "a triggerer")
+    finally:
+        user.airflow.end("triggerer")
+    (one,) = user.doctor(code=0)["triggerer"]
+    assert (one["level"], one["cure"]) == ("warning", "start `airflow triggerer`, or `airflow standalone`")
+    assert user.doctor(code=0)["dag processor"][0]["level"] == "ok"
+    user.airflow.end("dag-processor")
+    try:
+        (one,) = user.doctor(code=1)["dag processor"]
+    finally:
+        user.airflow.start_process("dag-processor")
+    assert one["level"] == "problem"
+    assert "failed run" in one["text"]
 
 
 @pytest.mark.full

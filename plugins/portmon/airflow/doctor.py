@@ -114,6 +114,21 @@ Found = Iterator[tuple[Level, str, str]]
 OK, NOTE, WARNING, PROBLEM = Level
 
 
+def _alive(kind: str) -> list[datetime]:
+    """When the processes of Airflow of one kind that run now were started, by their heartbeats.
+
+    :param kind: a type of Airflow's jobs, such as ``SchedulerJob``
+    """
+    from airflow.jobs.job import Job
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        jobs = session.scalars(select(Job).where(Job.job_type == kind, Job.state == "running")).all()
+        known = [(job.start_date, job.latest_heartbeat) for job in jobs]
+    return [start for start, beat in known if start and beat and datetime.now(UTC) - beat < timedelta(minutes=2)]
+
+
 class _Patient:
     """An installation; each method is a look at a part of it."""
 
@@ -223,16 +238,8 @@ class _Patient:
 
     def scheduler(self) -> Found:
         """Its heartbeat, and whether it runs older code than that which is installed."""
-        from airflow.jobs.job import Job
-        from airflow.utils.session import create_session
-        from sqlalchemy import select
-
         newest = max(changed for _, _, changed in preload.fingerprint()) / 1e9
-        with create_session() as session:
-            query = select(Job).where(Job.job_type == "SchedulerJob", Job.state == "running")
-            jobs = session.scalars(query.order_by(Job.latest_heartbeat.desc())).all()
-            begun = [(job.start_date, job.latest_heartbeat) for job in jobs]
-        alive = [start for start, beat in begun if beat and datetime.now(UTC) - beat < timedelta(minutes=2)]
+        alive = _alive("SchedulerJob")
         if not alive:
             yield PROBLEM, "no scheduler is running", "start `airflow scheduler`, or `airflow standalone`"
         elif min(alive) < datetime.fromtimestamp(newest, UTC):
@@ -240,6 +247,22 @@ class _Patient:
             yield WARNING, text, "restart the scheduler, and Celery's workers"
         else:
             yield OK, f"running since {min(alive):%Y-%m-%d %H:%M} UTC", ""
+
+    def dag_processor(self) -> Found:
+        """Its heartbeat."""
+        if alive := _alive("DagProcessorJob"):
+            yield OK, f"running since {min(alive):%Y-%m-%d %H:%M} UTC", ""
+        else:
+            cure = "start `airflow dag-processor`, or `airflow standalone`"
+            yield PROBLEM, "no DAG processor is running: neither a new schedule nor a failed run is noticed", cure
+
+    def triggerer(self) -> Found:
+        """Its heartbeat. Runs do without one."""
+        if alive := _alive("TriggererJob"):
+            yield OK, f"running since {min(alive):%Y-%m-%d %H:%M} UTC", ""
+        else:
+            text = "no triggerer is running: a run that hangs is told only when it has ended"
+            yield WARNING, text, "start `airflow triggerer`, or `airflow standalone`"
 
     def base_url(self) -> Found:
         given = settings.base_url()
@@ -416,6 +439,8 @@ _LOOKS: Sequence[Callable[[_Patient], Found]] = (
     _Patient.plugin,
     _Patient.dag,
     _Patient.scheduler,
+    _Patient.dag_processor,
+    _Patient.triggerer,
     _Patient.base_url,
     _Patient.roles,
     _Patient.configuration,

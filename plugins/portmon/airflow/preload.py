@@ -82,8 +82,9 @@ def forks_tasks(arguments: Sequence[str]) -> bool:
     command = [argument for argument in arguments[1:] if not argument.startswith("-")]
     if command[:1] == ["scheduler"]:
         executors = conf.get("core", "executor", fallback="LocalExecutor")
-        # None: not chosen, which means fork up to Python 3.13.
-        return "LocalExecutor" in executors and multiprocessing.get_start_method(allow_none=True) in (None, "fork")
+        chosen = multiprocessing.get_start_method(allow_none=True)
+        # The first is the default: fork up to Python 3.13, and a server that forks since.
+        return "LocalExecutor" in executors and (chosen or multiprocessing.get_all_start_methods()[0]) == "fork"
     return command[:2] == ["celery", "worker"]
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from portmon import __version__
 from portmon.cli import (
     alerts,
     check,
@@ -30,7 +31,7 @@ from portmon.cli import (
     what_if,
 )
 from portmon.cli.options import given_database
-from portmon.cli.terminal import complain
+from portmon.cli.terminal import complain, say
 from portmon.errors import PortmonError, RequestError
 
 
@@ -57,6 +58,12 @@ _ASK_AIRFLOW = ("init", "check", "scan", "doctor", "notify-test", "hosts")
 """Commands that show what Airflow's configuration comes to."""
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"portmon {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     ctx: typer.Context,
@@ -68,6 +75,9 @@ def options(
             "default: Airflow's connection portmon_db.",
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version, and end.", callback=_say_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Find service processes that died on your hosts, by their listening ports."""
     if database is not None and ctx.invoked_subcommand in _ASK_AIRFLOW:
