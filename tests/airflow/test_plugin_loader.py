@@ -62,7 +62,9 @@ def test_only_processes_that_fork_tasks_import_for_them(
 
 
 LOAD = """
-import json, os, sys, threading
+import json, multiprocessing, os, sys, threading
+# As it is by default up to Python 3.13.
+multiprocessing.set_start_method("fork")
 # What every process of Airflow has imported anyway: once, for all of those that are forked from here.
 import airflow.jobs.scheduler_job_runner, airflow.sdk.execution_time.supervisor, airflow.settings
 from airflow import plugins_manager
@@ -221,6 +223,7 @@ def test_importing_for_the_tasks_can_be_turned_off(
     monkeypatch.setattr(preload, "_preloaded", None)
     monkeypatch.setattr(preload, "preload", lambda: loaded.append(True))
     monkeypatch.setattr(preload.sys, "argv", ["airflow", "scheduler"])
+    monkeypatch.setattr(preload.multiprocessing, "get_start_method", lambda allow_none: "fork")
     monkeypatch.setitem(preload.sys.modules, "airflow.sdk.execution_time.task_runner", None)
     preload.on_load()
     assert bool(loaded) == wanted

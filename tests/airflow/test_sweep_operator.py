@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import sys
 import threading
 import tracemalloc
 from collections import Counter
@@ -506,7 +507,7 @@ def test_logins_through_one_bastion_are_few(
 ) -> None:
     script = tmp_path / "proxy"
     script.write_text(
-        "#!/usr/bin/env python3\n"
+        f"#!{sys.executable}\n"
         "import os, select, socket, sys\n"
         "sock = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
         "ways = {0: sock.fileno(), sock.fileno(): 1}\n"

@@ -48,7 +48,7 @@ def test_a_port_that_is_down_can_be_accepted(conn: Connection) -> None:
     done = accept(conn, "web", 80, author="ann", reason="moved", now=START)
     assert done == "web: port 80 is accepted as gone; the next complete answer without it retires it"
     (one,) = decisions.in_force(conn, START).accepted
-    assert decisions.acceptance(conn, one[0], 80) == (START, "ann: moved")
+    assert decisions.decision(conn, decisions.DecisionKind.ACCEPTED, one[0], 80) == (START, "ann: moved")
 
 
 def test_a_promotion_can_be_withdrawn(conn: Connection) -> None:

@@ -83,9 +83,9 @@ def test_accept_retires_what_is_down(shell: Decisions) -> None:
     assert (code, err) == (0, "")
     assert out.endswith("web1: port 80 is accepted as gone; the next complete answer without it retires it\n")
     with shell.database.begin() as conn:
-        assert decisions.acceptance(conn, "1", 80) is not None
-        assert decisions.acceptance(conn, "1", 80)[1] == "ann: moved"  # type: ignore[index]
-        assert decisions.acceptance(conn, "2", 80) is None
+        assert decisions.decision(conn, decisions.DecisionKind.ACCEPTED, "1", 80) is not None
+        assert decisions.decision(conn, decisions.DecisionKind.ACCEPTED, "1", 80)[1] == "ann: moved"  # type: ignore[index]
+        assert decisions.decision(conn, decisions.DecisionKind.ACCEPTED, "2", 80) is None
     assert shell.see_later(443) == [("retired", 80)]
     assert shell("accept", "web1", "80")[0] == 1
 
@@ -152,12 +152,24 @@ def test_ignore_ends_an_alert_until_the_port_is_watched_again(shell: Decisions) 
     assert shell.see(443) == [("down", 80)]
 
 
+def test_boots_are_forgotten(shell: Decisions) -> None:
+    shell.see(80, 443)
+    assert shell("forget-boots", "web1", "80")[0] == 1
+    shell.runs.answers["1"] = "other"
+    shell.see(443)
+    shell.see(80, 443)
+    code, out, err = shell("forget-boots", "web1", "80", "--author", "ann", "--reason", "one slow start")
+    assert (code, err) == (0, "")
+    assert out.endswith("web1: that port 80 took up to 5m after boots does not count any more, from the next boot on\n")
+    assert "does not count any more, from the next boot on: ann: one slow start." in shell("explain", "web1", "80")[1]
+
+
 def test_the_author_is_the_system_user_by_default(shell: Decisions) -> None:
     shell.see(80, 443)
     shell.see(443)
     shell("accept", "1", "80")
     with shell.database.begin() as conn:
-        assert decisions.acceptance(conn, "1", 80)[1] == getpass.getuser()  # type: ignore[index]
+        assert decisions.decision(conn, decisions.DecisionKind.ACCEPTED, "1", 80)[1] == getpass.getuser()  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +265,7 @@ def test_ports_as_json(shell: Decisions) -> None:
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("command", ["accept", "promote", "explain"])
+@pytest.mark.parametrize("command", ["accept", "promote", "explain", "forget-boots"])
 @pytest.mark.parametrize("port", ["0", "65536", "http"])
 def test_what_is_no_port(shell: Decisions, command: str, port: str) -> None:
     assert shell(command, "web1", port)[0] == 2

@@ -9,9 +9,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from tools import matrix
 
 from portmon import __version__
-from tools import matrix
 
 ROOT = Path(__file__).parent.parent.parent
 CELLS = list(matrix.Matrix(Path()).cells())

@@ -210,6 +210,7 @@ def test_what_terms_say_is_read_as_it_was_written() -> None:
         accepted={("id-a", "tcp", 80): MONDAY},
         promoted={("id-a", 443): "ann: must"},
         ignored={("id-a", 8080): "until 2026-03-03 00:00 UTC by ann: noise"},
+        forgotten={("id-a", "udp", 53): MONDAY},
     )
     assert journal.inputs_from_json(inputs.to_json()) == inputs
     done = journal.Pruned(hide=("a",), purge=("b",), sync=False, resume=("c",))

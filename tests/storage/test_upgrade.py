@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 
 from portmon.engine.conditions import Condition
 from portmon.engine.frames import ports_of
@@ -19,12 +20,19 @@ from portmon.storage import checkpoints, conditions, state, tables
 from portmon.storage.database import Database, _alembic_config
 from portmon.storage.upgrade import upgrade_state
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+NOW = datetime.now(UTC)
+"""The time of a test: migrations go by that of the database."""
 HOUR = timedelta(hours=1)
 
 
 def before(hours: float) -> datetime:
     return NOW - hours * HOUR
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module may have been imported long ago."""
+    monkeypatch.setattr(sys.modules[__name__], "NOW", datetime.now(UTC).replace(microsecond=0))
 
 
 def age(hours: float) -> Any:
@@ -34,7 +42,12 @@ def age(hours: float) -> Any:
 
 def insert(conn: Connection, table: str, **values: Any) -> None:
     names = ", ".join(values)
-    conn.execute(text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values)
+    # As portmon writes times: sqlite3 should write none by itself.
+    times = [
+        bindparam(name, type_=tables.UtcDateTime()) for name, value in values.items() if isinstance(value, datetime)
+    ]
+    row = text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})")
+    conn.execute(row.bindparams(*times), values)
 
 
 def earlier(conn: Connection) -> None:
@@ -145,21 +158,22 @@ def test_ports_that_were_learned_not_long_ago_are_young_since_then(database_url:
 def of_parts_together(conn: Connection) -> None:
     """What a version stored that kept the changes of owners and addresses of a port in one list."""
     of_a_week_ago(conn)
-    conn.execute(
-        text(
-            "UPDATE ports SET bind_changes = '[360000.0]', bind_flapping_since = :since, bind_changed_at = :at "
-            "WHERE port = 1"
-        ),
-        {"since": before(2).replace(tzinfo=None), "at": before(1).replace(tzinfo=None)},
+    change = text(
+        "UPDATE ports SET bind_changes = '[360000.0]', bind_flapping_since = :since, bind_changed_at = :at "
+        "WHERE port = 1"
     )
+    times = [bindparam(name, at, tables.UtcDateTime()) for name, at in (("since", before(2)), ("at", before(1)))]
+    conn.execute(change.bindparams(*times))
 
 
-TOGETHER = (("", Changes((360000.0,), before(2), before(1))),)
+def together() -> tuple[tuple[str, Changes], ...]:
+    """Their changes as those of one part."""
+    return (("", Changes((360000.0,), before(2), before(1))),)
 
 
 def test_what_flapped_together_goes_on_as_one_part(database_url: str) -> None:
     database = _of_revision(database_url, "r0008", of_parts_together)
-    assert [port(database, number, "seen").parts for number in (1, 2)] == [TOGETHER, ()]
+    assert [port(database, number, "seen").parts for number in (1, 2)] == [together(), ()]
     assert port(database, 1, "seen").flapping_since == before(2)
     database.dispose()
 
@@ -172,7 +186,7 @@ def test_so_it_does_in_an_earlier_checkpoint(database_url: str) -> None:
         for table in (tables.ports, tables.hosts):
             conn.execute(table.delete())
         checkpoints.restore(conn, 1, conn)
-    assert [port(database, number, "seen").parts for number in (1, 2)] == [TOGETHER, ()]
+    assert [port(database, number, "seen").parts for number in (1, 2)] == [together(), ()]
     database.dispose()
 
 

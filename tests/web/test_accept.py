@@ -73,6 +73,25 @@ def test_a_foreign_machine_is_accepted(person: Person, fleet: Fleet) -> None:
     assert "accept_machine" not in person.get("/silences", **{"accept-language": "zh"}).text
 
 
+def test_boots_of_a_port_are_forgotten(person: Person, fleet: Fleet) -> None:
+    page, wanted = "/hosts/id-web1/ports/80", json.dumps(PORT)
+    assert buttons(person, page, "ports/forget-boots") == set()
+    assert do(person, "/ports/forget-boots", PORT, preview=False).status_code == 404
+    fleet.machines["web1"].boot += 1
+    fleet.machines["web1"].restart(80)
+    fleet.run()
+    assert buttons(person, page, "ports/forget-boots") == {("Forget its boots", wanted)}
+    chinese = {"accept-language": "zh"}
+    assert buttons(person, page, "ports/forget-boots", **chinese) == {("忘记启动用时", wanted)}
+    said = "web1: that port 80 took up to 0s after boots does not count any more, from the next boot on"
+    tried = do(person, "/ports/forget-boots", PORT).json()
+    assert (tried["done"], tried["preview"], person.json("/actions")) == ([said], True, [])
+    assert do(person, "/ports/forget-boots", PORT, preview=False).json()["done"] == [said]
+    (done,) = person.json("/actions")
+    assert (done["author"], done["kind"], done["reason"]) == ("ann", "forget_boots", "it moved")
+    assert "forget_boots" not in person.get("/silences", **chinese).text
+
+
 def test_a_viewer_sees_no_button(browser: Any, fleet: Fleet) -> None:
     fleet.machines["web1"].identity = "id-web2"
     fleet.run()

@@ -203,6 +203,7 @@ class Step:
     policy: tuple[Rule, ...]
     settings: Mapping[str, Any]
     accepted: Mapping[tuple[str, str, int], datetime]
+    forgotten: Mapping[tuple[str, str, int], datetime]
     left: tuple[str, ...]
     purged: tuple[str, ...]
     happened: tuple[str, ...]
@@ -230,6 +231,7 @@ def play(reference: Reference, step: Step) -> list[Told]:
         settings=Defaults(**step.settings),
         interval=INTERVAL,
         accepted=step.accepted,
+        forgotten=step.forgotten,
         now=step.now,
         run_id=step.run_id,
         invalid=step.invalid,
@@ -264,6 +266,7 @@ class World:
         self.policy = self.one_of(self.policies)
         self.udp = udp and self.pick(3) > 0
         self.accepted: dict[tuple[str, str, int], datetime] = {}
+        self.forgotten: dict[tuple[str, str, int], datetime] = {}
         self.left: dict[str, datetime] = {}
         self.listed: set[str] = set()
         self.happened: list[str] = []
@@ -360,6 +363,7 @@ class World:
             self.policy,
             self.settings,
             dict(self.accepted),
+            dict(self.forgotten),
             left,
             purged,
             tuple(self.happened),
@@ -759,7 +763,7 @@ class World:
             self.entries[name].fails = ["refused"] * self.one_of((0, 3, 30))
 
     def people(self) -> None:
-        """A person edits rules or declarations, or accepts that a port is gone or which machine answers."""
+        """A person edits rules or declarations, accepts that a port is gone or which machine answers, forgets boots."""
         entry, what = self.some_entry(), self.pick(7 if self.has_udp else 6)
         port = self.one_of((*self.ports, *FREE, *(FREE_OF_UDP if self.has_udp else ())))
         self.says(f"a person {what} {entry.host_id} {port}")
@@ -770,6 +774,8 @@ class World:
             entry.owners.pop(port, None)
         elif what == 2:
             self.accepted[entry.host_id, "host", 0] = self.now
+        elif what == 3:
+            self.forgotten[entry.host_id, "udp" if port >= UDP else "tcp", port % UDP] = self.now
         elif what == 5:
             self.declares_an_owner(entry)
         elif what == 6:

@@ -11,7 +11,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -192,6 +192,7 @@ class Engine:
             declared=declared_ports(present, (), {}, where=str),
             given=declared_terms(present, ()),
             accepted=step.accepted,
+            forgotten=step.forgotten,
             invalid=step.invalid,
             forget_after=PRUNE_AFTER,
         )
@@ -247,10 +248,12 @@ class Pipeline:
                 for one in journal.entries(conn)
                 if (one.run_id, one.kind) == (step.run_id, journal.PRUNE)
             ]
-            accepted = self._decide(conn, step)
+            decided = self._decide(conn, step)
         left = tuple(itertools.chain.from_iterable(one.hide for one in done))
         purged = tuple(itertools.chain.from_iterable(one.purge for one in done))
-        step = dataclasses.replace(step, left=left, purged=purged, accepted=accepted)
+        step = dataclasses.replace(
+            step, left=left, purged=purged, accepted=decided.accepted, forgotten=decided.forgotten
+        )
         with self.database.begin() as conn:
             archive.save_observations(conn, step.looks)
         self.evaluate(step, digest)
@@ -284,15 +287,19 @@ class Pipeline:
         prune_inventory(self.database, self.config(step), run, digest, stale=False, now=step.now, interval=INTERVAL)
 
     @staticmethod
-    def _decide(conn: Connection, step: Step) -> Mapping[tuple[str, str, int], datetime]:
+    def _decide(conn: Connection, step: Step) -> decisions.Decided:
         # About known hosts only, as the API.
         known = set(conn.execute(select(hosts.c.host_id)).scalars())
-        before = decisions.in_force(conn, step.now).accepted
-        for (host_id, protocol, port), at in step.accepted.items():
-            if before.get((host_id, protocol, port)) != at and host_id in known:
-                named: dict[str, Any] = {"at": at, "author": "ann", "protocol": protocol}
-                decisions.decide(conn, decisions.DecisionKind.ACCEPTED, host_id, port, **named)
-        return decisions.in_force(conn, step.now).accepted
+        before, kinds = decisions.in_force(conn, step.now), decisions.DecisionKind
+        for kind, was, wanted in (
+            (kinds.ACCEPTED, before.accepted, step.accepted),
+            (kinds.FORGOTTEN, before.forgotten, step.forgotten),
+        ):
+            for (host_id, protocol, port), at in wanted.items():
+                if was.get((host_id, protocol, port)) != at and host_id in known:
+                    named: dict[str, Any] = {"at": at, "author": "ann", "protocol": protocol}
+                    decisions.decide(conn, kind, host_id, port, **named)
+        return decisions.in_force(conn, step.now)
 
     def evaluate(self, step: Step, digest: str) -> None:
         """Evaluate what is in the archive."""

@@ -106,6 +106,7 @@ class Reference(Ports):
         settings: Settings,
         interval: timedelta,
         accepted: Mapping[tuple[str, str, int], datetime],
+        forgotten: Mapping[tuple[str, str, int], datetime] = {},
         now: datetime,
         run_id: str = "",
         invalid: Mapping[str, str] = {},
@@ -116,6 +117,7 @@ class Reference(Ports):
 
         :param inventory: the hosts that may be evaluated, each with its declared ports
         :param accepted: ports that a person accepted as gone, and (host id, ``host``, 0) for the machine that answers
+        :param forgotten: ports of which a person forgot how long they took after boots, and when
         :param now: time of the run
         :param run_id: of the run that evaluates; empty if all looks are its own
         :param invalid: entries of the inventory that can't be tried, and why
@@ -123,7 +125,7 @@ class Reference(Ports):
         :param given: by host, the declared ports of which the declaration gives terms
         """
         self.inventory, self.invalid = inventory, invalid
-        self.rules, self.settings, self.accepted = rules, settings, accepted
+        self.rules, self.settings, self.accepted, self.forgotten = rules, settings, accepted, forgotten
         self.interval = interval or FIVE
         self.half = self.interval / 2
         self.long = max(3 * self.interval, timedelta(minutes=15))
@@ -501,7 +503,7 @@ class Reference(Ports):
         self._judge_who_is_shown(host_id, host, look.listing, at)
         host.evidence = evidence
         if first:
-            self._reboots(host, at, before)
+            self._reboots(host_id, host, at, before)
         elif host.kept is not None:
             self._keep_on(host)
         self._look_at_ports(host_id, host, look, seen, first=first)
@@ -679,7 +681,13 @@ class Reference(Ports):
             host.foreign, host.foreign_since = True, at
         self._show_greater(host_id, host, at)
 
-    def _reboots(self, host: HostRow, at: datetime, before: tuple[HostRow, dict[int, PortRow]] | None) -> None:
+    def _reboots(
+        self, host_id: str, host: HostRow, at: datetime, before: tuple[HostRow, dict[int, PortRow]] | None
+    ) -> None:
+        for number, port in self.ports[host_id].items():
+            said = self.forgotten.get((host_id, "udp" if number >= UDP else "tcp", number % UDP))
+            if said is not None and said <= at and (host.booted_at is None or host.booted_at <= said):
+                port.boots = []
         host.boot, host.booted_at = host.boot + 1, at
         if host.grace_until is None or at >= host.grace_until:
             host.grace_until = at + self.settings.reboot_grace

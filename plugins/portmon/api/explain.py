@@ -28,6 +28,7 @@ from portmon.model.numbers import is_udp, port_of, protocol_of, text_of
 from portmon.model.state import HostStatus, PortStatus
 from portmon.scan.answer import bind_of
 from portmon.storage import alerts, archive, conditions, decisions, deliveries, events, notes, state
+from portmon.storage.decisions import DecisionKind
 from portmon.storage.lookups import EventFilter, find_events
 from portmon.text import counted
 
@@ -108,7 +109,7 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
         runs = "its last run" if count == 1 else f"its last {count} runs"
         yield f"The host gave no evidence in {runs}{f',{since}' if since else ''}{kept}."
     foreign_since = conditions.since(conn, Condition.FOREIGN.key(known.id))
-    accepted = decisions.acceptance(conn, known.id, ACCEPTED[1])
+    accepted = decisions.decision(conn, DecisionKind.ACCEPTED, known.id, ACCEPTED[1])
     if foreign_since and accepted and accepted[0] >= foreign_since:
         yield f"The machine that answers is accepted by {accepted[1]}: its next complete answer counts."
 
@@ -163,7 +164,8 @@ class _Present:
         # None if it is not watched.
         self.port = next((port for port in known_ports(conn, host.id) if port.number == number), None)
         self.declared = must.get(host.id, {}).get(number)
-        self.accepted = decisions.acceptance(conn, host.id, number)
+        self.accepted = decisions.decision(conn, DecisionKind.ACCEPTED, host.id, number)
+        self.forgotten = decisions.decision(conn, DecisionKind.FORGOTTEN, host.id, number)
         self.rules = rule_set(config, ignored=decided.ignored).for_host(host)
         self.seen = archive.last_listing(conn, host.id)
 
@@ -233,6 +235,11 @@ class _Present:
         if port.boots:
             longest = format_duration(timedelta(seconds=round(max(port.boots))))
             yield f"After the last boots of its host it listened within {longest}."
+        if self.forgotten:
+            at, who = self.forgotten
+            booted = self.row["booted_at"]
+            when = "" if booted and booted > at else ", from the next boot on"
+            yield f"How long it took after boots before {_moment(at)} does not count any more{when}: {who}."
         if port.hidden_since:
             yield f"No rule watches it since {_moment(port.hidden_since)}: its state is kept for cmdb.prune_after."
         if port.flapping_since:

@@ -256,6 +256,7 @@ class PortRow(View):
     :param lost: bind addresses that it does not listen on any more
     :param gone: owners that left it while others stayed
     :param young: it is not watched for long: what happens to it is a warning
+    :param boots: seconds that it took after the last boots of its host
     :param hidden_since: since when no rule watches it: it keeps the state that it had
     """
 
@@ -280,6 +281,7 @@ class PortRow(View):
     gone: Annotated[tuple[Text, ...], BeforeValidator(_gone)] = Field((), validation_alias="owners")
     young: Annotated[bool, BeforeValidator(lambda since: since is not None)] = Field(validation_alias="young_since")
     grace_until: datetime | None
+    boots: tuple[float, ...]
     hidden_since: datetime | None
     notes: tuple[NoteView, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -12,6 +12,7 @@ from portmon.engine.frames import ports_of
 from portmon.engine.owners import present
 from portmon.engine.state import Port
 from portmon.errors import CommandError
+from portmon.fields import format_duration
 from portmon.model.numbers import text_of
 from portmon.model.state import PortStatus
 from portmon.storage import actions, decisions, state
@@ -48,6 +49,7 @@ class PortView(View):
     comms: tuple[Text, ...]
     hidden_since: datetime | None
     paused: bool
+    boots: tuple[float, ...]
 
 
 def known_ports(conn: Connection, host_id: str) -> list[Port]:
@@ -98,6 +100,25 @@ def accept(
         whose = f"is accepted as that of {holders}; the next complete answer ends its alert"
         return f"{found.name}: port {text_of(port)} {whose}"
     return f"{found.name}: port {text_of(port)} is accepted as gone; the next complete answer without it retires it"
+
+
+def forget_boots(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:
+    """Note that a port is not to have more time after the next boot of its host because it took long before.
+
+    :raises CommandError: nothing is known of its boots
+    """
+    found = find_host(conn, host)
+    known = next((one for one in known_ports(conn, found.id) if one.number == port), None)
+    if known is None or not known.boots:
+        raise CommandError(f"{found.name}: no boot of port {text_of(port)} is known; there is nothing to forget")
+    decisions.decide(conn, DecisionKind.FORGOTTEN, found.id, port, at=now, author=author, reason=reason)
+    before = {"boots": [round(took) for took in known.boots]}
+    actions.record(conn, Action(now, author, "forget_boots", place(found.name, port), reason, before, {"boots": []}))
+    longest = format_duration(timedelta(seconds=round(max(known.boots))))
+    return (
+        f"{found.name}: that port {text_of(port)} took up to {longest} after boots does not count any more, from the "
+        "next boot on"
+    )
 
 
 def promote(conn: Connection, host: str, port: int, *, author: str, reason: str, now: datetime) -> str:

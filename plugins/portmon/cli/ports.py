@@ -1,4 +1,4 @@
-"""``explain``, ``ports``, ``accept``, ``promote``, ``ignore``: what is known of ports, and decided about them."""
+"""Commands about ports: ``explain``, ``ports``, ``accept``, ``promote``, ``ignore``, ``forget-boots``."""
 
 from __future__ import annotations
 
@@ -145,6 +145,16 @@ def ignore(
     if end is None:
         raise RequestError("say until when: --for or --until")
     act(ignored.ignore, host, port, until=end, author=author, reason=reason, now=now)
+
+
+def forget_boots(host: HostArgument, port: PortArgument, author: AuthorOption, reason: ReasonOption = "") -> None:
+    """Forget how long a port took after the last boots of its host, so that a slow one gives it no more time.
+
+    It counts from the next boot on: then the port has the time of its rule, or `states.reboot_grace`, and learns anew.
+    """
+    from portmon.api import ports
+
+    act(ports.forget_boots, host, port, author=author, reason=reason, now=datetime.now(UTC))
 
 
 def list_ports(

@@ -72,12 +72,14 @@ class Answers:
     ) -> None:
         """Compare stored and seen ports in one merge, evaluate those that differ, and update their hosts."""
         rules = {look.host_id: self._inputs.rules.for_host(self._inputs.inventory[look.host_id]) for look in looks}
+        forgotten = self._forgotten(looks, answers)
         evidence = {
             look.host_id: self._evidence(look, rules[look.host_id], new_boot=look.host_id in answers.new_boots)
             for look in looks
         }
         declared = self._inputs.declared
         # An answer that does not show UDP says nothing of its ports.
+        ports, emptied = frames.without_boots(ports, forgotten)
         hide = {look.host_id for look in looks if rules[look.host_id].udp and look.shows.udp is None}
         ports = frames.without_udp(ports, hide)
         learned = frames.udp_ports(ports) if any(own.udp for own in rules.values()) else {}
@@ -96,6 +98,7 @@ class Answers:
             host, must = self._hosts[look.host_id], declared.get(look.host_id, {})
             given = self._inputs.given.get(look.host_id, {})
             own = HostPorts(host, evidence[look.host_id], rules[look.host_id], must, self._inputs.accepted, given)
+            own.changed |= {key: port for key, port in emptied.items() if key[0] == look.host_id}
             own.evaluate(differing.pop(look.host_id, []))
             for number in sorted(must):
                 if is_udp(number) and not (rules[look.host_id].udp and look.shows.udp is not None):
@@ -111,6 +114,17 @@ class Answers:
         for look in looks:
             host = self._hosts[look.host_id]
             host.fingerprint = None if look.host_id in unsettled else fingerprint_of(look, self._inputs)
+
+    def _forgotten(self, looks: Sequence[Observation], answers: Sorted) -> set[PortKey]:
+        """The ports that begin this boot without the boots before it: since the last one a person forgot them."""
+        booted = {look.host_id: look.observed_at for look in looks if look.host_id in answers.new_boots}
+        found = set()
+        for key, at in self._inputs.forgotten.items():
+            if key[0] in booted and at <= booted[key[0]]:
+                last = self._hosts[key[0]].booted_at
+                if last is None or last <= at:
+                    found.add(key)
+        return found
 
     def _unsettled(
         self,

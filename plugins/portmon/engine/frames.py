@@ -178,6 +178,18 @@ def without_udp(ports: pd.DataFrame, host_ids: Collection[str]) -> pd.DataFrame:
     return ports[~((ports["protocol"] == UDP) & ports["host_id"].isin(list(host_ids)))] if host_ids else ports
 
 
+def without_boots(ports: pd.DataFrame, keys: Collection[PortKey]) -> tuple[pd.DataFrame, dict[PortKey, Port]]:
+    """The ports of a frame, of which some forget what their boots took, and those that forgot something."""
+    if not keys:
+        return ports, {}
+    own = [key in keys for key in zip(*(ports[name] for name in KEY), strict=True)]
+    had = ports["boots"].tolist()
+    left = [() if forgets else boots for forgets, boots in zip(own, had, strict=True)]
+    ports = ports.assign(boots=pd.Series(left, index=ports.index, dtype="object"))
+    changed = [forgets and bool(boots) for forgets, boots in zip(own, had, strict=True)]
+    return ports, {key_of(port): port for port in ports_of(ports[changed])}
+
+
 def udp_ports(ports: pd.DataFrame) -> dict[str, set[int]]:
     """Host id to the numbers of its UDP ports."""
     found: dict[str, set[int]] = defaultdict(set)

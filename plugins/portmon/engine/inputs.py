@@ -27,6 +27,7 @@ class EvaluationInputs:
     :param given: terms of declared ports of each host, where their declaration gives some
     :param accepted: when a person accepted what is wrong with a port, or a host's machine, see
         :data:`portmon.engine.identities.ACCEPTED`
+    :param forgotten: ports of which a person forgot how long they took after boots, and when
     :param invalid: host id to reason, of entries of the inventory that can't be used
     :param forget_after: state of what no rule watches is kept for this long, as that of hosts that left
     """
@@ -41,5 +42,6 @@ class EvaluationInputs:
     declared: Declared = field(default_factory=dict)
     given: Mapping[str, Mapping[int, Given]] = field(default_factory=dict)
     accepted: Mapping[PortKey, datetime] = field(default_factory=dict)
+    forgotten: Mapping[PortKey, datetime] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
     forget_after: timedelta = timedelta(days=1)

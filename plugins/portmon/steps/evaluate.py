@@ -301,6 +301,7 @@ def _goes_by(
         accepted=decided.accepted,
         promoted=decided.promoted,
         ignored=decided.ignored,
+        forgotten=decided.forgotten,
         invalid=_invalid(found),
     )
     return fleet_of(list(named.values()), inputs), inputs
@@ -331,6 +332,7 @@ def _inputs(
         declared=declared_ports(fleet, config.declared, inputs.promoted, where=config.where),
         given=declared_terms(fleet, config.declared),
         accepted=inputs.accepted,
+        forgotten=inputs.forgotten,
         invalid=inputs.invalid,
         forget_after=config.cmdb.prune_after,
     )

@@ -1,4 +1,4 @@
-"""Decisions of people: ports gone for good, promoted to declared, or ignored until a time; accepted machines."""
+"""Decisions of people: ports gone for good, promoted to declared, or ignored until a time; accepted machines; boots."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class DecisionKind(StrEnum):
     """The port must listen from now on, as if the CMDB had declared it."""
     IGNORED = "ignored"
     """No listener of the port is watched until a time, whatever portmon.yaml says."""
+    FORGOTTEN = "forgotten"
+    """How long the port took after the boots of its host does not count any more, up to the boot of then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +83,34 @@ class Decided(NamedTuple):
     :param accepted: when ports were accepted as gone, and machines as those of their hosts
     :param promoted: who promoted ports, by host id and number of the port, and why
     :param ignored: until when ports are ignored, likewise, and by whom and why
+    :param forgotten: when the boots of ports were forgotten
     """
 
     accepted: dict[PortKey, datetime]
     promoted: dict[tuple[str, int], str]
     ignored: dict[tuple[str, int], str]
+    forgotten: dict[PortKey, datetime]
 
 
 def in_force(conn: Connection, now: datetime, *, host_id: str | None = None) -> Decided:
     """The decisions that count at a time, about all hosts or one."""
-    found = Decided({}, {}, {})
+    found = Decided({}, {}, {}, {})
     query = select(decisions).where(or_(decisions.c.ends_at.is_(None), decisions.c.ends_at > now))
     for row in conn.execute(query if host_id is None else query.where(decisions.c.host_id == host_id)):
         if row.kind == DecisionKind.ACCEPTED:
             found.accepted[row.host_id, row.protocol, row.port] = row.at
         elif row.kind == DecisionKind.PROMOTED:
             found.promoted[row.host_id, number_of(row.protocol, row.port)] = _who(row)
+        elif row.kind == DecisionKind.FORGOTTEN:
+            found.forgotten[row.host_id, row.protocol, row.port] = row.at
         else:
             found.ignored[row.host_id, number_of(row.protocol, row.port)] = str(_ignored(row))
     return found
 
 
-def acceptance(conn: Connection, host_id: str, number: int) -> tuple[datetime, str] | None:
-    """When a port was accepted as gone, or with number 0 the machine of a host, and by whom and why."""
-    where = (decisions.c.host_id == host_id, *_is(number), decisions.c.kind == DecisionKind.ACCEPTED)
+def decision(conn: Connection, kind: DecisionKind, host_id: str, number: int) -> tuple[datetime, str] | None:
+    """When it was decided of a port, or with number 0 of the machine of a host, and by whom and why."""
+    where = (decisions.c.host_id == host_id, *_is(number), decisions.c.kind == kind)
     row = conn.execute(select(decisions.c.at, decisions.c.author, decisions.c.reason).where(*where)).first()
     return (row.at, _who(row)) if row else None
 

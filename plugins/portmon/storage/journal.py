@@ -43,6 +43,7 @@ class Inputs:
     :param accepted: ports that were accepted as gone, and when
     :param promoted: learned ports that must listen, by host id and port, and who says so
     :param ignored: ports that are not watched, by host id and port, and until when, by whom and why
+    :param forgotten: ports whose boots up to a time do not count any more
     :param invalid: host id to reason, of entries of the CMDB that can't be used
     """
 
@@ -52,6 +53,7 @@ class Inputs:
     accepted: Mapping[PortKey, datetime] = field(default_factory=dict)
     promoted: Mapping[tuple[str, int], str] = field(default_factory=dict)
     ignored: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    forgotten: Mapping[PortKey, datetime] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
@@ -64,12 +66,21 @@ class Inputs:
                 "interval": self.interval.total_seconds(),
                 "besides": [host_to_json(host) for host in sorted(self.besides, key=lambda host: host.id)],
                 "planned": [[task, index, ids] for (task, index), ids in sorted(asked.items())],
-                "accepted": [[*key, at.isoformat()] for key, at in sorted(self.accepted.items())],
+                "accepted": _dated(self.accepted),
                 "promoted": [[*key, who] for key, who in sorted(self.promoted.items())],
                 "ignored": [[*key, how] for key, how in sorted(self.ignored.items())],
+                "forgotten": _dated(self.forgotten),
                 "invalid": dict(self.invalid),
             }
         )
+
+
+def _dated(keys: Mapping[PortKey, datetime]) -> list[list[Any]]:
+    return [[*key, at.isoformat()] for key, at in sorted(keys.items())]
+
+
+def _keys(dated: Iterable[Sequence[Any]]) -> dict[PortKey, datetime]:
+    return {(host_id, protocol, port): datetime.fromisoformat(at) for host_id, protocol, port, at in dated}
 
 
 def inputs_from_json(data: bytes) -> Inputs:
@@ -79,10 +90,11 @@ def inputs_from_json(data: bytes) -> Inputs:
         interval=timedelta(seconds=value["interval"]),
         besides=tuple(map(host_from_json, value["besides"])),
         planned={host_id: (task, index) for task, index, ids in value["planned"] for host_id in ids},
-        accepted={(host_id, proto, port): datetime.fromisoformat(at) for host_id, proto, port, at in value["accepted"]},
+        accepted=_keys(value["accepted"]),
         promoted={(host_id, port): who for host_id, port, who in value["promoted"]},
         # Steps of earlier versions have none.
         ignored={(host_id, port): how for host_id, port, how in value.get("ignored", ())},
+        forgotten=_keys(value.get("forgotten", ())),
         invalid=value.get("invalid", {}),
     )
 

@@ -257,6 +257,12 @@ def watch_ports(request: Request, wanted: OfPorts, preview: Preview = False) -> 
     return _each_port(request, "watch", ignored.watch_again, wanted, preview=preview)
 
 
+@router.post("/ports/forget-boots")
+def forget_boots(request: Request, wanted: OfPorts, preview: Preview = False) -> ActionResult:
+    """Forget how long ports took after the last boots of their hosts."""
+    return _each_port(request, "forget_boots", ports.forget_boots, wanted, preview=preview)
+
+
 def _each_port(
     request: Request, kind: str, change: Callable[..., str], wanted: OfPorts, *, preview: bool
 ) -> ActionResult:
