@@ -169,6 +169,34 @@ def test_all_times_of_a_host_and_its_ports_are_mended() -> None:
     assert clocks.mended(port(NOW + HOUR), NOW) == port(NOW)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("seen", "boot", "then"),
+    [
+        # Both are of a clock that was ahead, and the port was not seen since the boot.
+        (HOUR, 2 * HOUR, -TICK),
+        # It was seen in the first look of the boot, or later.
+        (2 * HOUR, 2 * HOUR, 0 * HOUR),
+        (2 * HOUR, HOUR, 0 * HOUR),
+        # The boot was before the clock was wrong.
+        (HOUR, -HOUR, 0 * HOUR),
+        (-2 * HOUR, -HOUR, -2 * HOUR),
+        (-HOUR, HOUR, -HOUR),
+        (0 * HOUR, HOUR, -TICK),
+    ],
+)
+def test_a_port_that_was_last_seen_before_a_boot_was_so_still(
+    seen: timedelta, boot: timedelta, then: timedelta, kept: bool
+) -> None:
+    old = Port("1", "tcp", 80, "up", NOW - 3 * HOUR, last_seen_at=NOW + seen)
+    if kept:
+        host = HostState("1", kept=Kept(HostState("1", booted_at=NOW + boot), (old,), 3.0))
+        (port,) = clocks.mended(host, NOW).kept.ports
+    else:
+        (port,) = clocks.mended_ports([old], NOW, {"1": NOW + boot})
+    assert port.last_seen_at == NOW + then
+
+
 def test_what_has_no_later_time_is_the_same() -> None:
     before = port(NOW)
     assert clocks.mended(before, NOW) is before

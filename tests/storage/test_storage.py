@@ -520,6 +520,20 @@ def test_a_wrong_clock_is_mended_in_lists_of_times_too(database: Database) -> No
     assert (mended["b"].told, mended["d"].status_since) == ((NOW, NOW), NOW)
 
 
+def test_a_wrong_clock_leaves_the_boot_between_a_port_and_its_host(database: Database) -> None:
+    gone: dict[str, Any] = {"status": "up", "status_since": NOW}
+    with database.begin() as conn:
+        _stored(
+            conn,
+            Port("a", "tcp", 1, **gone, last_seen_at=NOW + (LATER - NOW) / 2),
+            Port("a", "tcp", 2, **gone, last_seen_at=LATER),
+        )
+        conn.exec_driver_sql("UPDATE hosts SET booted_at = (SELECT max(last_seen_at) FROM ports)")
+        state.mend(conn, NOW)
+        before, since = (port.last_seen_at for port in ports_of(state.load_ports(conn, ["a"])))
+    assert before < NOW == since
+
+
 # ── inventory, hosts, runs ──────────────────────────────────────────────────────────────────────
 
 

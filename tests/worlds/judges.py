@@ -198,7 +198,11 @@ class Engine:
         )
         verdict = evaluate(self.hosts, ports_frame(list(self.ports.values())), step.looks, inputs, self.conditions)
         if verdict.mended is not None:
-            self.ports = {key: clocks.mended(port, verdict.mended) for key, port in self.ports.items()}
+            booted = {host_id: host.booted_at for host_id, host in self.hosts.items()}
+            self.ports = {
+                (port.host_id, port.protocol, port.port): port
+                for port in clocks.mended_ports(self.ports.values(), verdict.mended, booted)
+            }
         for key in verdict.dropped:
             self.ports.pop(key, None)
         self._keep(verdict.ports)

@@ -239,7 +239,8 @@ class Simulation:
 
     def _take(self, verdict: Verdict) -> tuple[Event, ...]:
         if verdict.mended is not None:
-            self.ports = ports_frame([clocks.mended(port, verdict.mended) for port in ports_of(self.ports)])
+            booted = {host_id: host.booted_at for host_id, host in self.hosts.items()}
+            self.ports = ports_frame(clocks.mended_ports(ports_of(self.ports), verdict.mended, booted))
         self.ports = merged(self.ports, verdict.ports, verdict.dropped)
         self.hosts |= {host.host_id: host for host in (*verdict.hosts, *verdict.ticked)}
         for old in verdict.taken_over.values():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from portmon.engine.state import HostState
+from portmon.engine.machines import Kept
+from portmon.engine.state import HostState, Port
 from portmon.model.observation import Observation
 from portmon.model.state import HostStatus
 
@@ -18,6 +19,8 @@ PAUSE_INTERVALS = 3
 """A longer time than both without a look is a pause, in which anything may have happened."""
 WITHOUT_SCHEDULE = timedelta(minutes=5)
 """The interval where there is no schedule."""
+TICK = timedelta(microseconds=1)
+"""The shortest time that is stored."""
 
 
 @lru_cache
@@ -80,10 +83,27 @@ def check(own: Sequence[Observation], hosts: Mapping[str, HostState], *, runs: i
     return ClockCheck(newest, older[len(older) // 2], runs + 1, runs + 1 >= enough)
 
 
+def mended_ports(ports: Iterable[Port], at: datetime, booted: Mapping[str, datetime | None]) -> list[Port]:
+    """The ports with ``at`` in place of every later time; what was last seen before a boot was so still.
+
+    :param booted: host id to the time of its boot as it was stored, which may be later as well
+    """
+    found = []
+    for port in ports:
+        boot, last, own = booted.get(port.host_id), port.last_seen_at, mended(port, at)
+        if boot is not None and last is not None and last < boot and own.last_seen_at >= min(boot, at):
+            own = dataclasses.replace(own, last_seen_at=min(boot, at) - TICK)
+        found.append(own)
+    return found
+
+
 def mended(value: Any, at: datetime) -> Any:
     """A stored value with ``at`` in place of every time later than that, fields and items included."""
     if isinstance(value, datetime):
         return min(value, at)
+    if isinstance(value, Kept):
+        ports = mended_ports(value.ports, at, {value.host.host_id: value.host.booted_at})
+        return Kept(mended(value.host, at), tuple(ports), value.clock)
     if isinstance(value, tuple):
         return tuple(mended(one, at) for one in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -77,7 +77,8 @@ def evaluate(
     total = ChangedPorts()
     mended = evaluation.check_clock(observations)
     if mended is not None:
-        total.replace([clocks.mended(port, mended) for port in frames.ports_of(ports)], ())
+        booted = {host_id: host.booted_at for host_id, host in hosts.items()}
+        total.replace(clocks.mended_ports(frames.ports_of(ports), mended, booted), ())
         ports = frames.ports_frame(list(total.changed.values()))
     for looks in evaluation.looks(observations):
         known = frames.of_hosts(ports, evaluation.involved(looks))

@@ -240,6 +240,7 @@ def save_ports(conn: Connection, changed: Iterable[Port], dropped: Sequence[Port
 def mend(conn: Connection, at: datetime) -> None:
     """Put a moment in place of every later time of ports, and of hosts that left, which a wrong clock wrote.
 
+    Hosts that are there are saved afterwards: ports are compared with their boots as these were stored.
     Later observations are never evaluated again.
     """
     conn.execute(update(hosts).where(hosts.c.removed_at > at).values(removed_at=at))
@@ -249,9 +250,9 @@ def mend(conn: Connection, at: datetime) -> None:
     listed = (type_coerce(ports.c[name], Text) != "[]" for name in _TIMED)
     wrong = or_(*(ports.c[name] > at for name in names), *listed)
     ids = conn.execute(select(ports.c.host_id).where(wrong).distinct()).scalars().all()
+    booted = {row.host_id: row.booted_at for row in conn.execute(select(hosts.c.host_id, hosts.c.booted_at))}
     for part in chunks(ids):
-        mended = [clocks.mended(port, at) for port in ports_of(load_ports(conn, part))]
-        save_ports(conn, mended, ())
+        save_ports(conn, clocks.mended_ports(ports_of(load_ports(conn, part)), at, booted), ())
 
 
 def _take_over(conn: Connection, verdict: Verdict, now: datetime) -> None:
