@@ -258,6 +258,16 @@ def _cases() -> Mapping[str, Sequence[Event | Alert]]:
             event(down, "web01", 9100, unit="node_exporter.service", last_seen=_ago(hours=14)),
             event(down, "db01.prod.example.com", 5432, program="postgres", unit="postgresql@14-main.service"),
         ],
+        "fleet-owners": [
+            event(
+                EventKind.FLEET_OWNERS_HIDDEN,
+                None,
+                since=_ago(hours=1),
+                details={"hosts": 12, "names": ["web01", "web02"]},
+                reason="12 hosts show no programs of other users any more: web01, web02",
+            ),
+            event(EventKind.FLEET_OWNERS_SHOWN, None, reason="All but 2 hosts show programs of other users again"),
+        ],
         "new": [
             event(new, "web01", 4444, program="nc", details={"addresses": ["0.0.0.0", "::"], "pid": 991}),
             event(new, "web02", 3000, details={"addresses": ["127.0.0.1"]}),

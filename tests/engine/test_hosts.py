@@ -13,6 +13,7 @@ from portmon.engine.config import States
 from portmon.engine.events import Report
 from portmon.engine.hosts import Fleet
 from portmon.engine.inputs import EvaluationInputs
+from portmon.engine.monitor import Monitor
 from portmon.engine.rules import RuleSet
 from portmon.engine.state import Draft, HostState
 from portmon.model.event_kinds import EventKind
@@ -44,6 +45,14 @@ class World:
             covered = self.fleet.conditions.includes(Condition.UNREACHABLE, "1")
             hosts.end(self.host, Condition.HOST_KEY, look.observed_at, "It is trusted again", self.fleet)
             hosts.answered(self.host, look.observed_at, self.fleet, draft, covered=covered)
+
+        return self.told(step)
+
+    def shows_owners(self, at: float, shown: bool | None) -> list[str]:
+        def step() -> None:
+            self.fleet.hiding.clear()
+            hosts.names_owners(self.host, START + at * FIVE, self.fleet, shown)
+            Monitor({"1": self.host}, self.fleet, None).find_hiding({"1"})
 
         return self.told(step)
 
@@ -191,9 +200,7 @@ def test_that_owners_are_hidden_resumes_in_a_look_without_a_listener() -> None:
     world = World(unreachable_after=1)
     world.host.unnamed = 0
 
-    def hidden(at: float, shown: bool | None) -> list[str]:
-        return world.told(lambda: hosts.names_owners(world.host, START + at * FIVE, world.fleet, shown))
-
+    hidden = world.shows_owners
     assert [hidden(1, None), hidden(2, False)] == [[], ["owners_hidden"]]
     assert world.fails(3) == ["owners_shown", "unreachable"]
     assert [world.answers(4), hidden(4, None)] == [["reachable"], ["owners_hidden"]]
@@ -204,9 +211,7 @@ def test_the_end_of_what_does_not_flap_has_its_place_before_it_comes() -> None:
     world.host.told = (START,) * 10
     world.host.unnamed = 1
 
-    def hidden(at: float, shown: bool) -> list[str]:
-        return world.told(lambda: hosts.names_owners(world.host, START + at * FIVE, world.fleet, shown))
-
+    hidden = world.shows_owners
     assert hidden(1, False) == ["owners_hidden"]
     assert world.answers(2, boot=True) == []
     assert [hidden(3, True), hidden(3, False), hidden(4, False)] == [["owners_shown"], [], []]

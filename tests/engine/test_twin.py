@@ -384,6 +384,23 @@ def test_new_vm_not_installed_yet() -> None:
     assert play.run(65, {"new": ok(25), "old": old}) == [(65, "baseline", "new"), (65, "reachable", "new")]
 
 
+def test_many_hosts_that_hide_owners_are_one_event() -> None:
+    play, names = Play(), [f"h{index}" for index in range(7)]
+
+    def run(minutes: int, hiding: str) -> Any:
+        return play.run(minutes, {one: (blind if one[1:] in hiding else ok)(22, boot=one) for one in names})
+
+    run(0, "")
+    assert [run(minutes, "012345") for minutes in five(5, 15)] == [[], [(10, "fleet_owners_hidden")], []]
+    # One is unreachable, so that it is not counted among those that hide owners.
+    assert play.runs(five(20, 25), {"h0": bad()}) == [
+        (25, "fleet_owners_shown"),
+        (25, "unreachable", "h0"),
+    ]
+    assert run(30, "12") == [(30, "reachable", "h0"), (30, "owners_hidden", "h1"), (30, "owners_hidden", "h2")]
+    assert run(35, "") == [(35, "owners_shown", "h1"), (35, "owners_shown", "h2")]
+
+
 def test_hosts_that_nobody_tries() -> None:
     play, well = Play(), ok(25)
     play.run(0, {"a": well, "b": ok(25, boot="x")})
@@ -509,7 +526,8 @@ def test_at_most_twelve_messages_a_day() -> None:
 def blind(*ports: int, **more: Any) -> dict[str, Any]:
     """What a host shows of listeners without their processes."""
     listeners = tuple(Listener("tcp", "0.0.0.0", port) for port in ports)
-    return {"listing": Listing("ss", more.pop("uid", 1000), boot_id="b1", listeners=listeners, **more)}
+    uid, boot = more.pop("uid", 1000), more.pop("boot", "b1")
+    return {"listing": Listing("ss", uid, boot_id=boot, listeners=listeners, **more)}
 
 
 def test_a_host_that_shows_no_owners_any_more_is_told_after_some_looks() -> None:

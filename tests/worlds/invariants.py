@@ -23,6 +23,7 @@ DAY = timedelta(days=1)
 NOTES = (
     *("baseline", "duplicate", "probe_outdated", "answers_discarded", "restarted", "moved"),
     *("clock_back", "clock_believed", "fleet_unreachable", "fleet_reachable", "fleet_unscanned", "fleet_scanned"),
+    *("fleet_owners_hidden", "fleet_owners_shown"),
 )
 """Not messages of a host or port."""
 ALWAYS = ("retired", "unwatched")

@@ -88,12 +88,13 @@ class Reference(Ports):
         self.hosts: dict[str, HostRow] = {}
         self.ports: dict[str, dict[int, PortRow]] = {}
         self.fleet: Fleet | None = None
-        self.fleet_unscanned = False
+        self.fleet_unscanned = self.fleet_hides = False
         self.last_run_at: datetime | None = None
         self.pause_ended_at: datetime | None = None
         self.back_runs = 0
         self.back_run_id = ""
         self._events: list[Told] = []
+        self._hidden_now: dict[str, datetime] = {}
 
     # ── a run ───────────────────────────────────────────────────────────────────────────────────
 
@@ -131,7 +132,7 @@ class Reference(Ports):
         self.long = max(3 * self.interval, timedelta(minutes=15))
         self.window = max(settings.flap_window, 12 * self.interval)
         self.prune_after, self.given = prune_after, given
-        self._events = []
+        self._events, self._hidden_now = [], {}
         looks = sorted(final(looks), key=lambda look: (look.observed_at, look.host_id))
         if not self._clock_is_believed(looks, now, run_id):
             return self._told()
@@ -148,6 +149,7 @@ class Reference(Ports):
         for group in groups.values():  # in the order of the earliest look of each
             self._group([look for look in group if self._is_news(look)], now)  # an earlier one may have been newer
         self._scan_of_all(now)
+        self._hiders_of_all(now)
         return self._told()
 
     def _is_news(self, look: Observation) -> bool:
@@ -366,12 +368,31 @@ class Reference(Ports):
             host.showed_owners, host.hiding_looks = True, 0
         elif host.showed_owners and any(one.pid is None for one in look.listeners):
             host.hiding_looks = min(host.hiding_looks + 1, self.settings.unreachable_after)
+        self._hidden_now.pop(host_id, None)
         if host.hiding_looks == 0:
             self._hides_untold(host_id, host, at)
-        elif host.hiding_looks < self.settings.unreachable_after or host.told_hidden:
+        elif host.hiding_looks >= self.settings.unreachable_after:
+            self._hidden_now[host_id] = at
+
+    def _hiders_of_all(self, now: datetime) -> None:
+        """More than five hosts that hide who listens are one event; up to five are told one by one, after an answer."""
+
+        def has_more(host: HostRow) -> bool:
+            return host.key_changed or host.foreign or host.status == "unreachable" or host.unscanned
+
+        enough = self.settings.unreachable_after
+        those = {
+            one for one in self.inventory if self.hosts[one].hiding_looks >= enough and not has_more(self.hosts[one])
+        }
+        if self.fleet_hides != (len(those) > MANY):
+            self.fleet_hides = not self.fleet_hides
+            self._tell(now, "fleet_owners_hidden" if self.fleet_hides else "fleet_owners_shown")
+        if self.fleet_hides:
             return
-        elif self._has_room(host, at, 2):
-            host.told_hidden = self._tell_host(host_id, at, "owners_hidden")
+        for host_id, at in self._hidden_now.items():
+            host = self.hosts[host_id]
+            if host_id in those and not host.told_hidden and self._has_room(host, at, 2):
+                host.told_hidden = self._tell_host(host_id, at, "owners_hidden")
 
     def _hides_untold(self, host_id: str, host: HostRow, at: datetime) -> None:
         """It does not hide them any more, or more than that is wrong."""

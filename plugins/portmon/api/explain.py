@@ -117,6 +117,7 @@ def _host_lines(conn: Connection, known: KnownHost, row: Mapping[str, Any]) -> I
 _GOING_ON = {
     "fleet_unreachable": "Nearly every host fails since {since}: look at the monitor and its network first",
     "fleet_unscanned": "Many hosts are not scanned since {since}{why}",
+    "fleet_owners_hidden": "Many hosts do not show programs of other users any more since {since}{why}",
     "clock_back": "The monitor's clock went back at {at}: looks older than the last judged ones count for nothing{why}",
     "foreign_machine": "Another machine answers at its address since {since}: what it shows counts for nothing{why}",
     "host_flapping": "The host comes and goes since {since}: no more is told of it until it holds still{why}",

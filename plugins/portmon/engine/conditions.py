@@ -132,6 +132,14 @@ class Condition(Enum):
         "fleet",
         includes=("unscanned",),
     )
+    FLEET_OWNERS_HIDDEN = Kind(
+        "fleet_owners_hidden",
+        "monitor",
+        EventKind.FLEET_OWNERS_HIDDEN,
+        EventKind.FLEET_OWNERS_SHOWN,
+        "fleet",
+        includes=("owners_hidden",),
+    )
     CLOCK = Kind("clock_back", "monitor", EventKind.CLOCK_BACK, EventKind.CLOCK_BELIEVED, "clocks")
     CMDB_STALE = Kind("cmdb_stale", "monitor", EventKind.CMDB_STALE, EventKind.CMDB_FRESH, "steps.fetch")
     PRUNE_REFUSED = Kind("prune_refused", "monitor", EventKind.PRUNE_REFUSED, EventKind.PRUNE_RESUMED, "steps.prune")

@@ -264,6 +264,7 @@ class Evaluation:
         self._identities.find_twins()
         if not self._monitor.ignores_run:
             self._monitor.find_unscanned([self._host(host_id) for host_id in self.inputs.inventory])
+            self._monitor.find_hiding(self.inputs.inventory)
 
     def verdict(self) -> Verdict:
         """All changes except those of ports, which :meth:`compare` returned."""

@@ -16,7 +16,7 @@ from portmon.model.state import HostStatus
 SHARE = 0.9
 """Of the hosts that answered before, so many fail at once when the monitor is at fault."""
 FEW = 5
-"""Up to this many hosts that are not scanned have an event each."""
+"""Up to this many hosts that are not scanned, or hide who owns their ports, have an event each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ class Fleet:
 
     :param interval: between scheduled runs, or what stands for it
     :param jumped: the monitor's clock may be wrong: nothing retires
+    :param hiding: host id to the last answer that hid the owners that the host showed before
     """
 
     inputs: EvaluationInputs
@@ -35,6 +36,7 @@ class Fleet:
     conditions: OpenConditions
     report: Report
     jumped: bool = False
+    hiding: dict[str, datetime] = field(default_factory=dict)
 
 
 def tried(host: HostState, observation: Observation, fleet: Fleet) -> None:
@@ -136,21 +138,28 @@ def shows_others(listing: Listing) -> bool | None:
 
 
 def names_owners(host: HostState, at: datetime, fleet: Fleet, shown: bool | None) -> None:
-    """Open or end the condition of a host that hides the owners that it showed before.
+    """Open or end the condition of a host that hides the owners that it showed before. Its beginning is told when all
+    hosts are evaluated: it may be one of many.
 
     :param shown: see :func:`shows_others`
     """
     if shown:
         host.unnamed = 0
+        fleet.hiding.pop(host.host_id, None)
         end(host, Condition.OWNERS_HIDDEN, at, "It shows programs of other users again", fleet)
     elif host.unnamed is not None:
         # Without a listener it hides them still.
         host.unnamed = min(host.unnamed + (shown is False), fleet.inputs.settings.unreachable_after)
         if host.unnamed >= fleet.inputs.settings.unreachable_after:
-            reason = (
-                "It shows no programs of other users any more, as after sudo was taken away: who has a port is unknown"
-            )
-            opens(host, Condition.OWNERS_HIDDEN, Draft(EventKind.OWNERS_HIDDEN, reason), at, fleet)
+            fleet.hiding[host.host_id] = at
+            if fleet.conditions.get(Condition.OWNERS_HIDDEN, host.host_id) is None:
+                fleet.conditions.open(Condition.OWNERS_HIDDEN, host.host_id, at, told=False)
+
+
+def hides_owners(host: HostState, at: datetime, fleet: Fleet) -> None:
+    """Tell that a host hides the owners that it showed before."""
+    reason = "It shows no programs of other users any more, as after sudo was taken away: who has a port is unknown"
+    opens(host, Condition.OWNERS_HIDDEN, Draft(EventKind.OWNERS_HIDDEN, reason), at, fleet)
 
 
 def changes(host: HostState, at: datetime, drafts: Sequence[Draft], fleet: Fleet) -> None:

@@ -1,8 +1,8 @@
-"""What is wrong with the monitor itself: its clock, hosts that fail all at once, hosts that no run tries."""
+"""What is wrong with the monitor itself, or with many hosts: its clock, hosts that fail at once or are not tried."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from portmon.model.state import HostStatus
 from portmon.text import counted
 
 NAMES = 10
-"""Hosts that are not scanned, of which an event of the monitor has the names."""
+"""Hosts of which an event of the monitor has the names."""
 
 
 class Monitor:
@@ -150,7 +150,9 @@ class Monitor:
         for host_id in waiting:
             if self._fleet.conditions.get(Condition.UNSCANNED, host_id) is None:
                 self._fleet.conditions.open(Condition.UNSCANNED, host_id, now, told=False)
-        self._tell_many(sorted(self._hosts[host_id].name for host_id in waiting))
+        self._tell_many(
+            Condition.FLEET_UNSCANNED, waiting, "{} hosts were not tried for too long: {}", "Runs try all but {} again"
+        )
         if self._fleet.conditions.silences(Condition.UNSCANNED):
             return
         for host_id, last in waiting.items():
@@ -160,19 +162,41 @@ class Monitor:
             if host.told != before:
                 self.changed.add(host_id)
 
-    def _tell_many(self, names: Sequence[str]) -> None:
-        """Tell that so many hosts are not scanned that it is one event of the monitor, or that they are few again."""
-        now, opened = self._fleet.inputs.now, self._fleet.conditions.get(Condition.FLEET_UNSCANNED)
+    def find_hiding(self, listed: Container[str]) -> None:
+        """Tell which hosts hide the owners that they showed before: as :meth:`find_unscanned`, but after an answer."""
+        conditions = self._fleet.conditions
+        those = [one for one in conditions.of_hosts(Condition.OWNERS_HIDDEN) if one in listed and one in self._hosts]
+        those = [one for one in those if not conditions.includes(Condition.OWNERS_HIDDEN, one)]
+        self._tell_many(
+            Condition.FLEET_OWNERS_HIDDEN,
+            those,
+            "{} hosts show no programs of other users any more: {}",
+            "All but {} show programs of other users again",
+        )
+        if conditions.silences(Condition.OWNERS_HIDDEN):
+            return
+        for host_id in those:
+            if (at := self._fleet.hiding.get(host_id)) is not None:
+                single.hides_owners(self._hosts[host_id], at, self._fleet)
+
+    def _tell_many(self, condition: Condition, host_ids: Iterable[str], begins: str, ends: str) -> None:
+        """Tell that something is wrong with so many hosts that it is one event of the monitor, or with few again.
+
+        :param begins: the reason, given their number and some names
+        :param ends: that of the end, given how many are left
+        """
+        names = sorted(self._hosts[host_id].name for host_id in host_ids)
+        now, opened = self._fleet.inputs.now, self._fleet.conditions.get(condition)
         many = len(names) > fleets.FEW
         if many and opened is None:
-            self._fleet.conditions.open(Condition.FLEET_UNSCANNED, None, now)
-            reason = f"{len(names)} hosts were not tried for too long: {', '.join(names[:NAMES])}"
-            details = {"hosts": len(names), "names": list(names[:NAMES])}
-            self._fleet.report.of_monitor(Draft(EventKind.FLEET_UNSCANNED, reason, now, details=details), now)
+            self._fleet.conditions.open(condition, None, now)
+            reason = begins.format(len(names), ", ".join(names[:NAMES]))
+            details = {"hosts": len(names), "names": names[:NAMES]}
+            self._fleet.report.of_monitor(Draft(condition.value.opens, reason, now, details=details), now)
         elif opened is not None and not many:
-            self._fleet.conditions.end(Condition.FLEET_UNSCANNED)
-            reason = f"Runs try all but {counted(len(names), 'host')} again"
-            self._fleet.report.of_monitor(Draft(EventKind.FLEET_SCANNED, reason, opened.since), now)
+            self._fleet.conditions.end(condition)
+            reason = ends.format(counted(len(names), "host"))
+            self._fleet.report.of_monitor(Draft(condition.value.ends, reason, opened.since), now)
 
     def runs(self) -> Open:
         """Since when runs have come without a pause, to be stored."""

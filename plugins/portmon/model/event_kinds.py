@@ -234,6 +234,17 @@ class EventKind(StrEnum):
         key="fleet_scan",
     )
     FLEET_SCANNED = FLEET_UNSCANNED.ended_by("fleet_scanned", "most hosts are scanned again")
+    FLEET_OWNERS_HIDDEN = _OF_MONITOR.like(
+        "fleet_owners_hidden",
+        "many hosts do not show programs of other users any more",
+        severity=WARNING,
+        subject="fleet",
+        alertname="FleetOwnersHidden",
+        key="fleet_owners",
+    )
+    FLEET_OWNERS_SHOWN = FLEET_OWNERS_HIDDEN.ended_by(
+        "fleet_owners_shown", "most hosts show programs of other users again"
+    )
     CLOCK_BACK = _OF_MONITOR.like("clock_back", "the monitor's clock went back", alertname="ClockBack", key="clock")
     CLOCK_BELIEVED = CLOCK_BACK.ended_by("clock_believed", "the monitor's clock is believed again")
     CMDB_STALE = _OF_MONITOR.like("cmdb_stale", "the CMDB gives no usable host list", alertname="CmdbStale", key="cmdb")

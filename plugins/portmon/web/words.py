@@ -70,6 +70,8 @@ _ZH_KINDS = {
     "fleet_reachable": "监控端恢复观测",
     "fleet_unscanned": "大量主机未被巡检",
     "fleet_scanned": "多数主机恢复巡检",
+    "fleet_owners_hidden": "大量主机不再显示程序",
+    "fleet_owners_shown": "多数主机恢复显示程序",
     "clock_back": "监控端时钟倒退",
     "clock_believed": "监控端时钟恢复可信",
     "cmdb_stale": "主机列表已过期",

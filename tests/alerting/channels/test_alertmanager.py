@@ -189,6 +189,8 @@ def test_a_port_that_one_program_left_keeps_its_name_when_it_is_down_and_recover
     [
         (EventKind.FLEET_UNSCANNED, "FleetUnscanned", "many hosts are not scanned"),
         (EventKind.FLEET_SCANNED, "FleetUnscanned", "most hosts are scanned again"),
+        (EventKind.FLEET_OWNERS_HIDDEN, "FleetOwnersHidden", "many hosts do not show programs of other users any more"),
+        (EventKind.FLEET_OWNERS_SHOWN, "FleetOwnersHidden", "most hosts show programs of other users again"),
         (EventKind.CLOCK_BACK, "ClockBack", "the monitor's clock went back"),
         (EventKind.CLOCK_BELIEVED, "ClockBack", "the monitor's clock is believed again"),
     ],
