@@ -1145,6 +1145,25 @@ def test_stable_says_the_state() -> None:
     assert (kept(without).parts, kept(without).lost) == ((), (V4,))
 
 
+def test_what_flapped_within_a_port_that_flapped_is_stable_with_it() -> None:
+    step = again(flapping(ago=HOUR, parts=((V4, flaps(2 * HOUR)), ("127.0.0.1", flaps(FIVE)))))
+    assert told(step) == ["stable"]
+    # One that still flaps has its own.
+    assert kept(step).parts == (("127.0.0.1", flaps(FIVE)),)
+    assert told(again(kept(step), at=NOW + FIVE)) == []
+    # It waits for the port.
+    assert told(again(flapping(ago=FIVE, parts=((V4, flaps(2 * HOUR)),)))) == []
+
+
+def test_a_look_without_names_after_a_boot_says_nothing_of_the_owner() -> None:
+    before = port(comms=("nginx",), inodes=(7000,))
+    blind = seen(programs=(), comms=(), pids=(), inodes=(9000,), listeners=(Listener("tcp", V4, 80, inode=9000),))
+    after = kept(again(before, blind, rebooted=True))
+    python = Listener("tcp", V4, 80, 9, "python3", inode=9000, comm="python3")
+    other = seen(programs=("python3",), comms=("python3",), pids=(9,), inodes=(9000,), listeners=(python,))
+    assert told(again(after, other, at=NOW + HOUR, booted_at=NOW)) == ["replaced"]
+
+
 def test_a_bind_that_was_lost_in_silence_is_told_when_the_port_is_stable() -> None:
     step = again(flapping(ago=HOUR), seen(LOCAL))
     assert told(step) == []
@@ -1397,6 +1416,8 @@ def test_a_port_that_is_declared_or_that_a_rule_names_is_mature() -> None:
         # It was there in this boot already.
         ({"booted_at": NOW - HOUR}, port(last_seen_at=NOW - HOUR), ()),
         ({"booted_at": NOW - HOUR}, port(), ()),
+        # The monitor's clock was believed in this run, whose last look was later.
+        ({"booted_at": NOW + FIVE}, port(last_seen_at=NOW), (0.0,)),
         ({"booted_at": NOW - FIVE}, port(last_seen_at=NOW - DAY, boots=(1.0, 2.0, 3.0, 4.0, 5.0)), (2.0, 3.0, 4.0, 5.0, 300.0)),
     ],
 )  # fmt: skip

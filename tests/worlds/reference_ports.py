@@ -270,8 +270,9 @@ class Ports(Young):
         """A port that is remembered and watched."""
         resumed = port.hidden_since is not None
         port.hidden_since, port.hidden_looks = None, 0
-        if number in look.seen:
-            port.shows(look.boot, look.seen[number].addresses)
+        seen = look.seen.get(number)
+        if seen is not None and (port.status != "down" or self._is_its_own(port, look, number, seen)):
+            port.shows(look.boot, seen.addresses)
         if (until := self._waits_until(look, number, port)) is not None and look.at < until:
             look = replace(look, waits=True)
         self._grows_up(port, look, number, look.seen.get(number))
@@ -832,7 +833,7 @@ class Ports(Young):
         """How long it took until the first look of this boot that shows a known port."""
         booted_at = self.hosts[look.host_id].booted_at
         if booted_at is not None and port.seen_once and port.seen_boot != look.boot and port.status != "candidate":
-            took = look.at - booted_at
+            took = max(look.at - booted_at, ZERO)
             port.boots = [*port.boots, *([took] if took <= HOUR else [])][-5:]
         port.seen_boot = look.boot
 

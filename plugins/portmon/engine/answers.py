@@ -166,7 +166,8 @@ class Answers:
             clock=clock,
             first=first,
             before=_numbers(before),
-            seen_at=host.last_ok_at,
+            # After another clock was believed, the look before has the time of this one.
+            seen_at=host.last_ok_at and min(host.last_ok_at, at - clocks.TICK),
             seen_clock=host.evidence,
             ephemeral=seen.ephemeral,
             tool=seen.tool,

@@ -22,8 +22,7 @@ def changed_owners(port: Port, known: Sequence[PortOwner], shown: Holders, evide
     :param known: its owners, as the rules in force watch them
     """
     if evidence.new_boot:
-        # Without a name that could tell, the port's own values say as much.
-        return owners.Change(owners.after_boot(known if shown.owners else port.owners, shown, evidence.many))
+        return owners.Change(owners.after_boot(known, shown, evidence.many))
     if max(len(port.comms), len(port.programs)) >= limits.OWNERS:
         # One that is shown may be among those that were left out.
         return owners.Change(tuple(known))

@@ -203,20 +203,18 @@ def settle(port: Port, evidence: Evidence) -> tuple[Draft, ...]:
     While other parts flap, only what is lost has a `stable`.
     """
     flapping = port.flapping
-    if None in flapping:
-        flapping = {None: port.presence}
     still = {
         name: own
         for name, own in flapping.items()
         if lifecycle.settles(own, evidence.pace, clock=evidence.clock, at=evidence.at, told=port.told)
     }
-    if not still:
+    if not still or (None in flapping and None not in still):
         return ()
     if None in still:
         port.presence = NONE
     port.parts = tuple(part for part in port.parts if part[0] not in still)
     missing = {*port.lost, *map(evidence.subject_of, owners.gone_of(port))}
-    if len(still) < len(flapping) and missing.isdisjoint(still):
+    if None not in still and len(still) < len(flapping) and missing.isdisjoint(still):
         return ()
     return _stable(port, evidence, still.values())
 

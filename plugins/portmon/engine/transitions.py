@@ -513,7 +513,8 @@ def _count_boot(port: Port, evidence: Evidence) -> None:
     """Keep how long the port took after the boot, if this is the first observation since that shows it."""
     if evidence.booted_at is None:
         return
-    took = evidence.at - evidence.booted_at
+    # After another clock was believed, the boot may seem to be later than this look.
+    took = max(evidence.at - evidence.booted_at, timedelta())
     if evidence.booted_after(port) and took <= LONG:
         port.boots = (*port.boots, took.total_seconds())[-BOOTS:]
 
