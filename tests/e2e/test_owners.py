@@ -238,7 +238,6 @@ def test_another_program_that_lacks_an_address_is_one_message(boot: Boot) -> Non
 
 
 @pytest.mark.full
-@pytest.mark.xfail(strict=True, reason="addresses are compared by port, not by owner")
 def test_an_address_that_another_program_took_from_one_that_stays(boot: Boot) -> None:
     world = boot(NGINX, HAPROXY)
     site = "server {{ {} return 204; }}\n"

@@ -1778,3 +1778,94 @@ def test_the_unit_of_a_socket_says_who_has_a_declared_port() -> None:
     assert told(again(before, shows("app.service", "nginx.service"), terms=OWNED)) == ["recovered"]
     # That may wait for any service.
     assert told(again(before, shows("app.service", "web.socket"), terms=OWNED)) == ["recovered"]
+
+
+# ── addresses that another owner has ────────────────────────────────────────────────────────────
+
+OUTSIDE, INSIDE = "10.0.0.5", "127.0.0.1"
+
+
+def _socket(address: str, name: str, inode: int) -> Listener:
+    return Listener("tcp", address, 80, inode // 100, name, inode=inode, comm=name, unit=f"{name}.service")
+
+
+def _shown(*rows: Listener) -> Seen:
+    names = tuple(sorted({row.comm for row in rows if row.comm}))
+    numbers = {
+        "pids": tuple(sorted({row.pid for row in rows if row.pid})),
+        "inodes": tuple(sorted(row.inode or 0 for row in rows)),
+    }
+    units = tuple(sorted({row.unit for row in rows if row.unit}))
+    return seen(*(row.address for row in rows), programs=names, comms=names, units=units, listeners=rows, **numbers)
+
+
+BOTH = _shown(_socket(OUTSIDE, "postgres", 101), _socket(INSIDE, "postgres", 102))
+TAKEN = _shown(_socket(OUTSIDE, "pgbouncer", 201), _socket(INSIDE, "postgres", 102))
+EACH = _shown(_socket(OUTSIDE, "pgbouncer", 201), _socket(OUTSIDE, "postgres", 103), _socket(INSIDE, "postgres", 102))
+
+
+def _postgres() -> Port:
+    return kept(appear(80, BOTH, FIRST))
+
+
+def test_an_address_that_another_owner_has_is_lost_to_its_own() -> None:
+    step = again(_postgres(), TAKEN, at=NOW + FIVE, confirmed=False)
+    assert (step.row, kept(step).lost, kept(step).addresses) == (Row.LOST_BIND, (OUTSIDE,), (OUTSIDE, INSIDE))
+    event = only(step)
+    assert (event.kind, event.reason) == (
+        EventKind.REBOUND,
+        "postgres (postgres.service) does not listen on 10.0.0.5 any more, another program does",
+    )
+    assert (event.details["severe"], event.details["lost"]) == (True, [OUTSIDE])
+    assert told(again(kept(step), TAKEN, at=NOW + 2 * FIVE)) == []
+    # A look without owners says nothing of it, nor does a restart.
+    assert kept(again(kept(step), _shown(), at=NOW + 2 * FIVE)).lost == (OUTSIDE,)
+    anew = _shown(_socket(OUTSIDE, "pgbouncer", 201), _socket(INSIDE, "postgres", 302))
+    assert told(again(kept(step), anew, at=NOW + 2 * FIVE)) == []
+    back = again(kept(step), EACH, at=NOW + 2 * FIVE)
+    assert (back.row, told(back), kept(back).lost) == (Row.BIND_RECOVERED, ["recovered"], ())
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        # The same socket, in other hands.
+        (BOTH, _shown(_socket(OUTSIDE, "pgbouncer", 101), _socket(INSIDE, "postgres", 102))),
+        # Another one that others reach.
+        (BOTH, _shown(_socket(OUTSIDE, "pgbouncer", 201), _socket("10.0.0.6", "postgres", 103), _socket(INSIDE, "postgres", 102))),
+        # All addresses of the family.
+        (
+            _shown(_socket(OUTSIDE, "postgres", 101), _socket(V4, "postgres", 102)),
+            _shown(_socket(OUTSIDE, "pgbouncer", 201), _socket(V4, "postgres", 102)),
+        ),
+        # A loopback address is none that others reach.
+        (BOTH, _shown(_socket(OUTSIDE, "postgres", 101), _socket(INSIDE, "pgbouncer", 202))),
+        # Some socket shows no owner, or no inode.
+        (BOTH, _shown(_socket(OUTSIDE, "pgbouncer", 201), Listener("tcp", INSIDE, 80, inode=102))),
+        (BOTH, _shown(dataclasses.replace(_socket(OUTSIDE, "pgbouncer", 201), inode=None), _socket(INSIDE, "postgres", 102))),
+    ],
+)  # fmt: skip
+def test_an_address_that_is_shared_or_handed_over_is_not(before: Seen, now: Seen) -> None:
+    step = again(kept(appear(80, before, FIRST)), now, at=NOW + FIVE)
+    assert [draft for draft in step.drafts if draft.details.get("severe")] == []
+    assert kept(step).lost == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"accepted": NOW + 2 * FIVE, "at": NOW + 2 * FIVE}, {"at": NOW + 31 * DAY, "clock": clock(NOW + 31 * DAY)}],
+)
+def test_an_address_of_another_owner_is_not_told_again_when_it_is_given_up(fields: dict[str, Any]) -> None:
+    step = again(_postgres(), TAKEN, at=NOW + FIVE)
+    step = again(kept(step), TAKEN, **fields)
+    assert (told(step), kept(step).lost) == (["retired"], ())
+    assert told(again(kept(step), TAKEN, at=fields["at"] + FIVE, clock=clock(fields["at"] + FIVE))) == []
+
+
+def test_after_a_boot_its_own_owner_has_time_to_take_the_address() -> None:
+    step = again(_postgres(), _shown(_socket(INSIDE, "postgres", 302)), rebooted=True)
+    after = kept(step)
+    step = again(after, TAKEN, at=NOW + FIVE, booted_at=NOW, grace_until=NOW + 2 * FIVE)
+    assert (told(step), kept(step).lost) == ([], ())
+    assert told(again(kept(step), EACH, at=NOW + 2 * FIVE, booted_at=NOW)) == []
+    assert told(again(kept(step), TAKEN, at=NOW + 2 * FIVE, booted_at=NOW)) == ["rebound"]

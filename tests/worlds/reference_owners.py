@@ -5,6 +5,7 @@ Pure functions over plain values; what is told of it, and when, is in :mod:`test
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from portmon.model.observation import Listener, Listing
-from portmon.probe.compare import program_of
+from portmon.probe.compare import bind_scopes, program_of
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Owner:
     :param gone_since: when it left, by the clock and by the evidence clock; None while it is there
     :param told: that it has a port that is down
     :param named: what a declaration calls it: it is the same owner if its programs are others later
+    :param lacks: addresses that it had, and that others have now
     :param watched: some listener of it is; if rules exclude all of them, nobody is told that it leaves
     """
 
@@ -48,6 +50,7 @@ class Owner:
     told: bool = False
     named: str = ""
     watched: bool = True
+    lacks: frozenset[str] = frozenset()
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -69,6 +72,7 @@ class View:
     blank: bool
     rows: Counter[str]
     inodes: frozenset[int]
+    all_inodes: bool = False
 
 
 # ── what a look shows ───────────────────────────────────────────────────────────────────────────
@@ -174,6 +178,7 @@ def view_of(
         blank=not all(map(shows_owner, rows)),
         rows=Counter(row.address for row in rows),
         inodes=frozenset(row.inode for row in rows if row.inode is not None),
+        all_inodes=all(row.inode is not None for row in rows),
     )
 
 
@@ -254,6 +259,7 @@ def seen_again(known: Owner, shown: Owner, many: Set[str]) -> Owner:
         boot=shown.boot,
         gone_since=None,
         watched=shown.watched,
+        lacks=known.lacks - shown.addresses,
     )
 
 
@@ -449,6 +455,9 @@ def _some_are_shown(
                 stay = [_with_names(other, one, look.many) for other in stay]
             else:
                 stay.append(seen_again(one, shown, look.many))
+                if look.addresses_compare and not blank:
+                    rest = [other for at, other in found.shown_as.items() if other is not None and at != place]
+                    stay[-1].lacks |= _taken(one, shown, [*rest, *found.newcomers], view, look)
             back += [] if one.gone_since is None else [one]
         elif one.gone_since is not None:
             others.append(one)
@@ -471,6 +480,19 @@ def _some_are_shown(
         return Verdict([*others, *stay], left=[*others, *gone], back=back, replaced=True)
     places = list(range(len(missed)))
     return Verdict([*missed, *others, *stay], gone=places, back=back, same=same)
+
+
+def _taken(one: Owner, shown: Owner, others: Sequence[Owner], view: View, look: Circumstances) -> frozenset[str]:
+    """The addresses of one that stays which others have, in sockets that are not its own."""
+    if one.boot != look.boot or not (one.inodes and view.all_inodes):
+        return frozenset()
+    left = one.addresses - shown.addresses
+    taken = {address for address in left if any(address in other.addresses for other in others)}
+    wildcards = {"::" if ":" in address else "0.0.0.0" for address in taken} & shown.addresses
+    taken = {one for one in taken if not is_loopback(one) and ("::" if ":" in one else "0.0.0.0") not in wildcards}
+    taken -= in_place_of(taken, shown.addresses - one.addresses)
+    handed_over = one.inodes & view.inodes - shown.inodes
+    return frozenset(taken) if len(handed_over) < len(taken) else frozenset()
 
 
 def _is_gone(one: Owner, there: Sequence[Owner], view: View, look: Circumstances, *, blank: bool) -> bool:
@@ -532,3 +554,24 @@ def are_away(those: Sequence[Owner]) -> list[Owner]:
 
 def _or(since: timedelta | None, clock: timedelta) -> timedelta:
     return clock if since is None else since
+
+
+# ── addresses ───────────────────────────────────────────────────────────────────────────────────
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def in_place_of(lost: Set[str], gained: Set[str]) -> set[str]:
+    """Those that are lost, unless more of their reach are than there are new ones. ``::`` serves those of IPv4, too."""
+    found = {address for address in of_reach(lost, "other") if "::" in gained and ":" not in address}
+    for reach in ("wildcard", "other"):
+        fresh = of_reach(lost, reach)
+        if len(fresh) <= len(of_reach(gained, reach)):
+            found |= fresh
+    return found
+
+
+def of_reach(addresses: Set[str], reach: str) -> frozenset[str]:
+    return frozenset(address for address in addresses if bind_scopes(address)[0] == reach)

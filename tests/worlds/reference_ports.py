@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from portmon.matching import bind_scopes
 from tests.worlds.reference_looks import (
     UDP,
     Seen,
@@ -30,6 +29,7 @@ from tests.worlds.reference_owners import (
     expected_again,
     holders,
     in_another_boot,
+    in_place_of,
     is_named,
     is_recovered,
     judge,
@@ -412,6 +412,8 @@ class Ports(Young):
         else:
             verdict = judge(port.owners, seen.view, self._circumstances(look))
             if number >= UDP:
+                for one in verdict.owners:
+                    one.lacks = frozenset()
                 verdict = self._without_clients(verdict, look)
             if other_view and not any(one.watched for one in verdict.left if one.gone_since is None):
                 verdict.replaced = False  # rules exclude all that left
@@ -440,7 +442,7 @@ class Ports(Young):
         port.addresses -= seen.excluded  # they are there, though not watched
         lost_before, kind, extra = port.lost, "", ""
         if look.learning:
-            kind = self._learn_binds(port, seen, verdict)
+            kind = self._learn_binds(port, look, seen, verdict)
         elif self._addresses_compare(look) and not self._waits_for_binds(port, look, seen, verdict):
             silent = other_view or bool(port.gone or verdict.back)  # what is told of an owner says it
             kind, extra = self._compare_binds(port, look, number, seen, verdict, silent=silent)
@@ -550,6 +552,7 @@ class Ports(Young):
         given_up = False
         if port.lost and port.lost_since is not None and self._is_given_up(look, number, port.lost_since):
             port.lost, port.lost_since, given_up = frozenset(), None, True
+            port.owners = [replace(one, lacks=frozenset()) for one in port.owners]
         for one in port.gone:
             if one.gone_since is not None and self._is_given_up(look, number, one.gone_since):
                 port.owners.remove(one)
@@ -574,13 +577,13 @@ class Ports(Young):
         return accepted is not None and since <= accepted <= look.at
 
     @staticmethod
-    def _learn_binds(port: PortRow, seen: Seen, verdict: Verdict) -> str:
+    def _learn_binds(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> str:
         before = port.lost
         wildcards = {"0.0.0.0", "::"}
         if seen.addresses & wildcards:
             port.lost -= wildcards  # which may have been an older reader's name of those that are there
         port.addresses = frozenset()  # what is there now is all that is expected
-        port.lost = still_lost(port, seen, verdict)
+        port.lost = still_lost(port, look, seen, verdict)
         return "recovered" if before and not port.lost else ""
 
     def _compare_binds(
@@ -593,8 +596,8 @@ class Ports(Young):
         before = port.lost
         lost, gained = port.addresses - seen.addresses, seen.addresses - port.addresses
         late = late_binds(port, look, seen, verdict)
-        after = still_lost(port, seen, verdict) - late
-        if after - before and not look.confirmed:
+        after = still_lost(port, look, seen, verdict) - late
+        if after - before and not (look.confirmed or after - before <= lacked(port, look, seen, verdict)):
             return "", ""  # one answer is no evidence of absence
         port.lost = after
         if after - before:
@@ -667,7 +670,7 @@ class Ports(Young):
         if look.learning or not self._addresses_compare(look) or self._waits_for_binds(port, look, seen, verdict):
             return verdict
         late = late_binds(port, look, seen, verdict)
-        lost = still_lost(port, seen, verdict) - late  # of none, since all were expected
+        lost = still_lost(port, look, seen, verdict) - late  # of none, since all were expected
         if lost and look.confirmed:
             port.lost, port.lost_since = lost, (look.at, look.clock)
             port.addresses = seen.addresses | late
@@ -938,8 +941,9 @@ class Ports(Young):
     @staticmethod
     def _waits_for_binds(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> bool:
         """Whether all that is missing may still come after a boot; or it is missing in one answer alone."""
-        missing = still_lost(port, seen, verdict) - port.lost
-        return bool(missing) and (not look.confirmed or missing == late_binds(port, look, seen, verdict))
+        missing = still_lost(port, look, seen, verdict) - port.lost
+        is_proof = missing <= lacked(port, look, seen, verdict)  # who has them is shown
+        return bool(missing) and (not (look.confirmed or is_proof) or missing == late_binds(port, look, seen, verdict))
 
 
 def up_or_down(port: PortRow) -> str:
@@ -1011,7 +1015,7 @@ def expect_all_binds(port: PortRow) -> None:
     port.lost, port.lost_since = frozenset(), None
 
 
-def still_lost(port: PortRow, seen: Seen, verdict: Verdict) -> frozenset[str]:
+def still_lost(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> frozenset[str]:
     lost = {address for address in port.addresses - seen.addresses if not ipaddress.ip_address(address).is_loopback}
     wildcard, there = {4: "0.0.0.0", 6: "::"}, seen.addresses | seen.excluded
     missing = {
@@ -1019,16 +1023,23 @@ def still_lost(port: PortRow, seen: Seen, verdict: Verdict) -> frozenset[str]:
         for address in port.lost | lost
         if address not in there and wildcard[ipaddress.ip_address(address).version] not in there
     }
+    others = lacked(port, look, seen, verdict)
     if verdict.taken or verdict.replaced:
-        return frozenset(missing)
-    return frozenset(missing - exchanged(missing - port.lost, port, seen, verdict))
+        return others | missing
+    return others | (missing - exchanged(missing - port.lost, port, seen, verdict))
+
+
+def lacked(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> frozenset[str]:
+    """The addresses that one of its owners had, and another one has; of UDP none counts."""
+    there = (one for one in verdict.owners if one.watched and one.gone_since is None)
+    return frozenset().union(*(one.lacks for one in there)) & (port.lost if look.waits else seen.addresses | port.lost)
 
 
 def late_binds(port: PortRow, look: Sight, seen: Seen, verdict: Verdict) -> frozenset[str]:
     """Those that may still come after a boot: no look of this boot has shown them yet."""
     if not look.waits:
         return frozenset()
-    return still_lost(port, seen, verdict) - port.lost - port.shown_since(look.boot)
+    return still_lost(port, look, seen, verdict) - port.lost - port.shown_since(look.boot)
 
 
 def exchanged(lost: Set[str], port: PortRow, seen: Seen, verdict: Verdict) -> set[str]:
@@ -1042,17 +1053,3 @@ def exchanged(lost: Set[str], port: PortRow, seen: Seen, verdict: Verdict) -> se
         owned |= before.addresses
         found |= in_place_of(lost & before.addresses, now.addresses - before.addresses - port.lost)
     return found | of_the_port - owned
-
-
-def in_place_of(lost: Set[str], gained: Set[str]) -> set[str]:
-    """Those that are lost, unless more of their reach are than there are new ones. ``::`` serves those of IPv4, too."""
-    found = {address for address in of_reach(lost, "other") if "::" in gained and ":" not in address}
-    for reach in ("wildcard", "other"):
-        fresh = of_reach(lost, reach)
-        if len(fresh) <= len(of_reach(gained, reach)):
-            found |= fresh
-    return found
-
-
-def of_reach(addresses: Set[str], reach: str) -> frozenset[str]:
-    return frozenset(address for address in addresses if bind_scopes(address)[0] == reach)

@@ -62,16 +62,20 @@ def bind_events(
     # What rules exclude listens none the less.
     there = seen.union(map(bind_of, shown.excluded))
     known -= there - seen
-    lost, _ = limits.few_of({*waiting, *lost_binds({*missed, *(known - there)}, there)}, before.lost)
+    lacked = owners.lacked_by(change.owners)
+    # After a boot its own owner has time to take it.
+    taken = lacked.keys() & {*before.lost, *(() if evidence.in_grace else port.addresses)}
+    gone = {*waiting, *taken, *lost_binds({*missed, *(known - there)}, there)}
+    lost, _ = limits.few_of(gone, before.lost)
     away, of_others = owners.gone_of(port), _of_owners_away(before, port, change)
     lost = tuple(address for address in lost if address not in of_others)
     fresh = tuple(address for address in lost if address not in before.lost)
     if fresh and not shown.more and not change.replaced:
-        exchanged = _exchanged(known, seen, fresh, before.lost, change, evidence)
+        exchanged = _exchanged(known, seen, fresh, before.lost, change, evidence) - taken
         lost, fresh = (tuple(address for address in some if address not in exchanged) for some in (lost, fresh))
     names = set(map(without_zone, port.late))
     late = [address for address in fresh if without_zone(address) in names]
-    if fresh and (not evidence.confirmed or len(late) == len(fresh)):
+    if fresh and ((not evidence.confirmed and not taken.issuperset(fresh)) or len(late) == len(fresh)):
         # Keep the bind as known: the first observation after the grace, or the first confirmed one, makes the event.
         port.addresses = tuple(sorted(expected - (there - seen)))
         return None, ()
@@ -89,7 +93,8 @@ def bind_events(
     if away and (fresh or (before.lost and not lost)):
         return None, ()
     if fresh or (lost and not away and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
-        return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more)
+        whose = owners.names_of({own for address in fresh for own in lacked.get(address, ())})
+        return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more, whose)
     if before.lost and not lost and change.back:
         # That the owner is back says it.
         return None, ()
@@ -149,11 +154,19 @@ def _missed(
     return [address for address in were_lost if not (any_wildcard and is_wildcard(address))], seen, seen
 
 
-def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], more: int) -> tuple[Draft, ...]:
-    """Binds are lost, or still are after a pause."""
+def _loses(
+    before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], more: int, whose: str = ""
+) -> tuple[Draft, ...]:
+    """Binds are lost, or still are after a pause.
+
+    :param whose: the owners of which others have the address now
+    """
     if port.lost_since is None:
         port.lost_since, port.lost_clock = evidence.at, evidence.clock
-    what = f"It does not listen on {', '.join(fresh or port.lost)} any more, only on {', '.join(port.addresses)}"
+    rest = ", ".join(address for address in port.addresses if address not in port.lost)
+    what = f"It does not listen on {', '.join(fresh or port.lost)} any more, only on {rest}"
+    if whose:
+        what = f"{whose} does not listen on {', '.join(fresh)} any more, another program does"
     draft = Draft(
         EventKind.REBOUND,
         f"{what}{telling.left_out(more)}",
@@ -181,6 +194,7 @@ def retires_parts(port: Port, evidence: Evidence, accepted: datetime | None) -> 
         if _is_old(port, evidence):
             # They are part of what is told of the owner.
             port.lost, port.lost_since, port.lost_clock = (), None, None
+            port.owners = holding.kept_owners(port, owners.lacking_nothing(owners.of(port)))
         ended, told = holding.retires_owners(port, evidence, accepted)
         if ended is not None and port.paused and lifecycle.may_tell(port.told, evidence.at):
             # The lesser condition resumes when the greater ends.
@@ -201,6 +215,7 @@ def _retires_binds(port: Port, evidence: Evidence, accepted: datetime | None) ->
     if not (was_accepted or _is_old(port, evidence)):
         return None, ()
     lost, port.lost, port.lost_since, port.lost_clock, port.parts = port.lost, (), None, None, ()
+    port.owners = holding.kept_owners(port, owners.lacking_nothing(owners.of(port)))
     reason = "Accepted by a person" if was_accepted else f"Lost since {since:%Y-%m-%d %H:%M} UTC"
     reason += f"; {', '.join(lost)} is not expected any more"
     draft = Draft(EventKind.RETIRED, reason, since, details={"lost": list(lost)})

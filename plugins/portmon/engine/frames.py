@@ -355,7 +355,7 @@ def _waits(owners: Any, shown: Sequence[Any]) -> bool:
     if not (known or excluded):
         return False
     watched = watched if watched and watched == watched else ()
-    if any(own.gone_since or own.waits for own in known):
+    if any(own.gone_since or own.waits or own.lacks for own in known):
         return True
     # One that rules exclude joins as any other; one that could not be compared in the last look may be compared now.
     rows = (*watched, *excluded) if known else excluded

@@ -134,6 +134,7 @@ def retires_owners(port: Port, evidence: Evidence, accepted: datetime | None) ->
     port.parts, names = (), names_of(away)
     if was_accepted:
         port.lost, port.lost_since, port.lost_clock = (), None, None
+        port.owners = kept_owners(port, owners.lacking_nothing(owners.of(port)))
     # A bind that is lost as well is told anew; if the port flaps, `stable` says it.
     port.paused = bool(port.lost) and port.presence.flapping_since is None
     reason = "Accepted by a person" if was_accepted else f"Gone since {since:%Y-%m-%d %H:%M} UTC"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from portmon.model import limits
 from portmon.model.observation import Listener, Listing
-from portmon.probe.compare import program_of, share_program
+from portmon.probe.compare import exchanged_binds, lost_binds, program_of, share_program
 from portmon.scan.answer import bind_of
 
 _SERVICES = (".service", ".socket")
@@ -74,6 +74,7 @@ class PortOwner:
     :param of_socket: the unit is that in which the socket was made, not that of a process
     :param comms: the kernel's names of its programs, and ``programs`` those that ``tool`` prints; None: any tool
     :param binds: the address of each of its sockets
+    :param lacks: addresses that it had, and that another one has in its place
     :param is_watched: not all of its sockets are excluded by rules
     :param is_accepted: a person accepted it in place of those who had the port
     :param joined: evidence clock since which it shares the port; None: none was there before it. Of another one that
@@ -91,6 +92,7 @@ class PortOwner:
     pids: tuple[int, ...] = ()
     inodes: tuple[int, ...] = ()
     binds: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
     is_watched: bool = True
     is_accepted: bool = False
     joined: float | None = None
@@ -289,6 +291,7 @@ def updated(known: PortOwner, shown: PortOwner, many: Collection[str]) -> PortOw
         pids=shown.pids or known.pids,
         inodes=shown.inodes or known.inodes,
         binds=shown.binds,
+        lacks=tuple(sorted(set(known.lacks) - set(shown.binds))),
         is_watched=shown.is_watched,
         is_accepted=known.is_accepted,
         joined=known.joined,
@@ -445,7 +448,8 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
     late = _late(found.missing, times)
     left = [own for own in left if own not in late]
     kept = [own for own in found.missing if own in late or (own not in left and found.nameless)]
-    stays, told = (*found.here, *found.newcomers), tuple(own for own in left if own.is_watched)
+    here = _beside_others(found, shown) if times.same_binds and not found.nameless else found.here
+    stays, told = (*here, *found.newcomers), tuple(own for own in left if own.is_watched)
     rest = (*stays, *kept, *found.away)
     change = Change(rest, is_same, (), tuple(found.newcomers), (), found.back, found.binds)
     if not told:
@@ -456,6 +460,22 @@ def compare(known: Sequence[PortOwner], shown: Holders, many: Collection[str], t
         return dataclasses.replace(change, owners=(*theirs, *kept, *found.away), replaced=told, newcomers=theirs)
     gone = tuple(_leaves(own, times) for own in told)
     return dataclasses.replace(change, owners=(*rest, *gone), gone=gone)
+
+
+def _beside_others(found: _Matching, shown: Holders) -> list[PortOwner]:
+    """The known owners that are shown, each with the addresses that another one has in its place from now on."""
+    beside = []
+    for (place, one), own in zip(sorted(found.matches.items()), found.here, strict=True):
+        before, now = found.known[place], set(one.binds)
+        others = binds_of([*found.newcomers, *(other for at, other in found.matches.items() if at != place)])
+        taken = set(lost_binds(others.intersection(before.binds), now))
+        taken -= exchanged_binds(taken, now.difference(before.binds))
+        # It may have handed its sockets over, which are theirs none the less.
+        handed = shown.inodes.intersection(before.inodes).difference(one.inodes)
+        if taken and before.inodes and shown.inodes and shown.whole and len(handed) < len(taken):
+            own = dataclasses.replace(own, lacks=tuple(sorted({*own.lacks, *taken})))
+        beside.append(own)
+    return beside
 
 
 def _none_is_there(found: _Matching, shown: Holders, times: Times) -> Change:
@@ -536,7 +556,7 @@ def without_clients(change: Change, known: Sequence[PortOwner], many: Collection
         return own.unit is None or (own.joined is not None and times.clock - own.joined < times.mature_after)
 
     clients = [own for own in change.gone if is_client(own)]
-    owners = tuple(own for own in change.owners if own not in clients)
+    owners = tuple(lacking_nothing(own for own in change.owners if own not in clients))
     change = dataclasses.replace(change, owners=owners, gone=tuple(own for own in change.gone if own not in clients))
     stays = any(same(one, own, many) for one in change.newcomers for own in known)
     if not change.replaced or not stays:
@@ -593,6 +613,20 @@ def not_gone(owners: Iterable[PortOwner]) -> list[PortOwner]:
 def binds_of(owners: Iterable[PortOwner]) -> set[str]:
     """The addresses of some owners."""
     return {bind for own in owners for bind in own.binds}
+
+
+def lacking_nothing(owners: Iterable[PortOwner]) -> list[PortOwner]:
+    """Owners of which nothing is expected that others have in their place."""
+    return [dataclasses.replace(own, lacks=()) for own in owners]
+
+
+def lacked_by(owners: Iterable[PortOwner]) -> dict[str, list[PortOwner]]:
+    """The addresses that others have in the place of some owners: whose they were."""
+    found: dict[str, list[PortOwner]] = defaultdict(list)
+    for own in owners:
+        for bind in own.lacks if own.is_watched and own.gone_since is None else ():
+            found[bind].append(own)
+    return found
 
 
 def subject_of(owner: PortOwner, many: Collection[str]) -> str | None:

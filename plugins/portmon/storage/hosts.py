@@ -158,7 +158,7 @@ def shared_ports(conn: Connection, host_ids: Collection[str]) -> dict[str, dict[
     return dict(found)
 
 
-_OF_OWNERS = frozenset({"comms", "programs", "pids", "inodes", "binds"})
+_OF_OWNERS = frozenset({"comms", "programs", "pids", "inodes", "binds", "lacks"})
 
 
 def owner_of(stored: Mapping[str, Any]) -> PortOwner:
