@@ -175,8 +175,9 @@ def test_a_process_whose_name_holds_a_newline_ends_no_look(tmp_path: Path, held:
     )
     start = f"env -i setsid {sys.executable} {other} </dev/null >/dev/null 2>&1 &"
     wait = f"while [ ! -s {tmp_path}/pid ]; do sleep 0.05; done"
+    host = Host(tmp_path, {"netstat": f"{start} {wait}; sleep 755.5{os.getpid()}"})
     try:
-        seen = Host(tmp_path, {"netstat": f"{start} {wait}; sleep 755.5{os.getpid()}"}).ask(Question(limit=4))
+        seen = host.ask(Question(limit=4))
         assert (seen.tool, seen.hung) == ("ss", ("netstat",))
         assert held in ports(seen)
     finally:
