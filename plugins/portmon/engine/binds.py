@@ -62,9 +62,7 @@ def bind_events(
     # What rules exclude listens none the less.
     there = seen.union(map(bind_of, shown.excluded))
     known -= there - seen
-    lacked = owners.lacked_by(change.owners)
-    # After a boot its own owner has time to take it.
-    taken = lacked.keys() & {*before.lost, *(() if evidence.in_grace else port.addresses)}
+    taken = _taken_by_others(before, port, evidence)
     gone = {*waiting, *taken, *lost_binds({*missed, *(known - there)}, there)}
     lost, _ = limits.few_of(gone, before.lost)
     away, of_others = owners.gone_of(port), _of_owners_away(before, port, change)
@@ -93,8 +91,7 @@ def bind_events(
     if away and (fresh or (before.lost and not lost)):
         return None, ()
     if fresh or (lost and not away and port.paused and not waiting and lifecycle.may_tell(port.told, evidence.at)):
-        whose = owners.names_of({own for address in fresh for own in lacked.get(address, ())})
-        return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more, whose)
+        return Row.LOST_BIND, _loses(before, port, evidence, fresh, shown.more)
     if before.lost and not lost and change.back:
         # That the owner is back says it.
         return None, ()
@@ -105,10 +102,12 @@ def bind_events(
     # While an owner is gone, and when it is back, that says it.
     if quiet or away or change.back or port.flapping or not differ:
         return None, ()
-    now, then = ", ".join(port.addresses), ", ".join(before.addresses)
-    reason = f"It listens on {now} now, before on {then}{telling.left_out(shown.more)}"
-    details = {"severe": False, "before": list(before.addresses)}
-    return None, telling.notice(port, evidence, Draft(EventKind.REBOUND, reason, evidence.at, details=details))
+    return None, _changes(before, port, evidence, shown.more)
+
+
+def _taken_by_others(before: Port, port: Port, evidence: Evidence) -> set[str]:
+    """The addresses that another owner has in the place of one that goes on; after a boot this has time."""
+    return owners.lacked_by(owners.of(port)).keys() & {*before.lost, *(() if evidence.in_grace else port.addresses)}
 
 
 def _of_owners_away(before: Port, port: Port, change: owners.Change) -> set[str]:
@@ -154,18 +153,22 @@ def _missed(
     return [address for address in were_lost if not (any_wildcard and is_wildcard(address))], seen, seen
 
 
-def _loses(
-    before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], more: int, whose: str = ""
-) -> tuple[Draft, ...]:
-    """Binds are lost, or still are after a pause.
+def _changes(before: Port, port: Port, evidence: Evidence, more: int) -> tuple[Draft, ...]:
+    """Others than before, and none is lost."""
+    now, then = ", ".join(port.addresses), ", ".join(before.addresses)
+    reason = f"It listens on {now} now, before on {then}{telling.left_out(more)}"
+    details = {"severe": False, "before": list(before.addresses)}
+    return telling.notice(port, evidence, Draft(EventKind.REBOUND, reason, evidence.at, details=details))
 
-    :param whose: the owners of which others have the address now
-    """
+
+def _loses(before: Port, port: Port, evidence: Evidence, fresh: tuple[str, ...], more: int) -> tuple[Draft, ...]:
+    """Binds are lost, or still are after a pause."""
     if port.lost_since is None:
         port.lost_since, port.lost_clock = evidence.at, evidence.clock
     rest = ", ".join(address for address in port.addresses if address not in port.lost)
     what = f"It does not listen on {', '.join(fresh or port.lost)} any more, only on {rest}"
-    if whose:
+    lacked = owners.lacked_by(owners.of(port))
+    if whose := owners.names_of({own for address in fresh for own in lacked.get(address, ())}):
         what = f"{whose} does not listen on {', '.join(fresh)} any more, another program does"
     draft = Draft(
         EventKind.REBOUND,
