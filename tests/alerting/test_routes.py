@@ -187,7 +187,11 @@ def test_a_route_can_not_name_a_note_or_an_end(kind: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["foreign_machine", "unscanned", "fleet_unscanned", "clock_back", "unreachable", "flapping", "stable"]
+    "kind",
+    [
+        *("foreign_machine", "unscanned", "fleet_unscanned", "owners_hidden", "fleet_owners_hidden", "clock_back"),
+        *("unreachable", "flapping", "stable"),
+    ],
 )
 def test_a_route_can_name_what_begins_something(kind: str) -> None:
     assert routes({"match": {"kind": kind}, "channels": ["mail"]})

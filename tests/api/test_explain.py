@@ -205,6 +205,11 @@ GONE = {"subject": "host", "state": "unreachable"}
             "Many hosts are not scanned since 2026-01-01 00:00:00 UTC",
         ),
         (
+            EventKind.FLEET_OWNERS_HIDDEN,
+            {"hosts": 7, "names": []},
+            "Many hosts do not show programs of other users any more since 2026-01-01 00:00:00 UTC",
+        ),
+        (
             EventKind.CLOCK_BACK,
             {"behind": 7200},
             "The monitor's clock went back at 2026-01-01 00:05:00 UTC: looks older than the last judged ones count for nothing",

@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.worlds.histories import Step
-from tests.worlds.judges import Engine, agree, delayed, seeded
+from tests.worlds.histories import Step, play
+from tests.worlds.judges import Engine, agree, blinded, delayed, seeded
+from tests.worlds.reference import Reference
 
 RUNS = 60
 SEEDS = (14, 15, 34, 40, 51, 52, 80, 82, 92, 105)
 """Of the larger fleets, which cost hardly more time than small ones."""
 UDP_SEEDS = (3, 12)
+HIDING_SEEDS = (14, 40, 51)
+"""Of fleets in which more than five hosts hide their owners at once."""
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 FIRST_SEEDS = (0, 9, 16, 30, 38, 46, 60, 77)
 """Where each part of many histories begins."""
@@ -54,6 +57,15 @@ def test_these_are_five_thousand_host_runs() -> None:
 @pytest.mark.parametrize("seed", [6, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(6))])
 def test_it_tells_the_same_if_some_looks_are_late(seed: int) -> None:
     agree(Engine(), delayed(seed, seeded(seed, RUNS)), f"seed {seed}, delayed")
+
+
+@pytest.mark.parametrize("seed", HIDING_SEEDS)
+def test_it_tells_the_same_of_a_fleet_that_hides_its_owners(seed: int) -> None:
+    steps = blinded(seeded(seed, RUNS), range(20, 30))
+    agree(Engine(), steps, f"seed {seed}, blind")
+    reference = Reference()
+    told = {event[1] for step in steps for event in play(reference, step)}
+    assert {"fleet_owners_hidden", "fleet_owners_shown"} <= told
 
 
 @pytest.mark.full

@@ -19,7 +19,7 @@ KINDS = {
     *("moved", "unwatched", "unreachable", "reachable", "rebooted", "duplicate", "probe_outdated"),
     *("fleet_unreachable", "fleet_reachable", "host_key_changed", "host_key_restored", "foreign_machine"),
     *("own_machine", "answers_discarded", "unscanned", "scanned", "fleet_unscanned", "fleet_scanned", "clock_back"),
-    *("clock_believed", "owner_gone", "crash_looping"),
+    *("clock_believed", "owner_gone", "crash_looping", "owners_hidden", "owners_shown"),
 }
 """All but ``many_changes``, which takes 200 ports."""
 

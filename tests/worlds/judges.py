@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +70,26 @@ def agree(judge: Judge, steps: Iterable[Step], where: str) -> list[Judged]:
 def seeded(seed: int, runs: int, *, udp: bool = False) -> list[Step]:
     """The random history of a seed, see :func:`tests.worlds.histories.history`."""
     return history(random.Random(seed).randrange, runs, udp=udp)
+
+
+def blinded(steps: Sequence[Step], numbers: Container[int]) -> list[Step]:
+    """The history with some runs in which no host shows whose its sockets are."""
+
+    def blind(look: Observation) -> Observation:
+        if look.listing is None:
+            return look
+        nothing: dict[str, Any] = {"pid": None, "program": None, "comm": None, "unit": None, "owners": ()}
+        hidden = [
+            None if rows is None else tuple(dataclasses.replace(row, **nothing) for row in rows)
+            for rows in (look.listing.listeners, look.listing.udp)
+        ]
+        listing = dataclasses.replace(look.listing, listeners=hidden[0] or (), udp=hidden[1])
+        return dataclasses.replace(look, listing=listing)
+
+    return [
+        dataclasses.replace(step, looks=tuple(map(blind, step.looks))) if step.number in numbers else step
+        for step in steps
+    ]
 
 
 def delayed(seed: int, steps: Sequence[Step]) -> list[Step]:
