@@ -265,7 +265,7 @@ def test_a_scheduler_that_is_older_than_the_code_is_found(user: Newcomer) -> Non
 def test_services_of_airflow_that_run_and_those_that_ended(user: Newcomer) -> None:
     user.airflow.start_process("triggerer", "--skip-serve-logs")
     try:
-        until(lambda: user.doctor(code=0)["triggerer"][0]["level"] == "ok", "a triggerer")
+        until(lambda: user.doctor(code=0)["triggerer"][0]["level"] == "ok", "a triggerer", seconds=180)
     finally:
         user.airflow.end("triggerer")
     (one,) = user.doctor(code=0)["triggerer"]
